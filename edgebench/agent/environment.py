@@ -1,0 +1,72 @@
+"""What the machine says of itself, and the settings that every runtime is started with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any, Dict
+
+# ORT 1.31's Linux wheel writes a device id and a database under ~/.cache and starts a thread unless it is told not to;
+# OpenVINO's telemetry package writes to the home directory too.
+TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "OPENVINO_TELEMETRY_OPT_OUT": "1", "DO_NOT_TRACK": "1"}
+
+# The instructions that decide how fast int8 is.
+_ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+
+
+def switch_telemetry_off() -> None:
+    """Set what keeps runtimes from reporting home; it must run before they are imported."""
+    os.environ.update(TELEMETRY_OFF)
+
+
+def usable_cpus() -> int:
+    """Logical CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_machine() -> Dict[str, Any]:
+    """Fingerprint of the device; what it does not tell is absent."""
+    found: Dict[str, Any] = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
+    }
+    found.update(_cpuinfo())
+    memory = _first_field("/proc/meminfo", "MemTotal")
+    if memory is not None:
+        found["memory_bytes"] = int(memory.split()[0]) * 1024
+    try:
+        with open("/proc/device-tree/model", encoding="utf-8") as file:
+            found["model"] = file.read().rstrip("\0\n")
+    except OSError:
+        pass
+    return found
+
+
+def _cpuinfo() -> Dict[str, Any]:
+    path = "/proc/cpuinfo"
+    found: Dict[str, Any] = {}
+    cpu = _first_field(path, "model name") or _first_field(path, "Model") or platform.processor()
+    if cpu:
+        found["cpu"] = cpu
+    flags = _first_field(path, "flags") or _first_field(path, "Features")
+    if flags is not None:
+        found["isa"] = [flag for flag in _ISA_FLAGS if flag in flags.split()]
+    return found
+
+
+def _first_field(path: str, key: str) -> "str | None":
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() == key:
+                    return value.strip()
+    except OSError:
+        pass
+    return None

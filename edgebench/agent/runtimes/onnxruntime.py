@@ -1,0 +1,66 @@
+"""ONNX Runtime on the CPU, as its users run it: all graph optimisations, its own thread pool."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Sequence, Tuple
+
+from ..feeds import Feed
+from ..wire import TensorSpec
+from . import Unsupported
+
+FORMATS = ("onnx", "onnx-sim", "onnx-int8")
+INSTALL = "pip install onnxruntime"
+
+
+def load_library() -> str:
+    """Import onnxruntime; its version."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unsupported("onnxruntime is not installed: %s" % INSTALL) from error
+    return str(onnxruntime.__version__)
+
+
+def open_session(path: str, threads: int) -> OrtSession:
+    """An inference session of the CPU provider with `threads` intra-op threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return OrtSession(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
+
+
+class OrtSession:
+    """An `onnxruntime.InferenceSession` that is fed numpy arrays over the feed's own bytes."""
+
+    provider = "CPUExecutionProvider"
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._names = [output.name for output in session.get_outputs()]
+
+    def prepare(self, feed: Feed) -> Dict[str, Any]:
+        """Numpy arrays of the feed, without a copy."""
+        import numpy
+
+        return {
+            name: numpy.frombuffer(tensor.data, dtype=tensor.spec.dtype).reshape(tensor.spec.shape)
+            for name, tensor in feed.items()
+        }
+
+    def run(self, prepared: Dict[str, Any]) -> Any:
+        """One inference."""
+        return self._session.run(None, prepared)
+
+    def named_outputs(self, outputs: Sequence[Any]) -> List[Tuple[TensorSpec, bytes]]:
+        """The outputs of one run as bytes."""
+        return [
+            (TensorSpec(name, tuple(array.shape), str(array.dtype)), array.tobytes())
+            for name, array in zip(self._names, outputs)
+        ]
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None

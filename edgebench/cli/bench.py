@@ -1,0 +1,118 @@
+"""`edgebench bench BUNDLE...`: latency, memory, size and accuracy of every artifact; the run is stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from edgebench.cli.options import comma_separated, positive_int, positive_ints
+from edgebench.errors import UsageError
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to `edgebench`."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure latency, memory, size and accuracy of every artifact of a bundle",
+        description="Measure every artifact, each time in a fresh process, all of them in turn; the run is stored.",
+    )
+    parser.add_argument("paths", metavar="BUNDLE_OR_ARTIFACT", nargs="+", type=Path)
+    parser.add_argument(
+        "--device", metavar="NAME", action="append", help="a profile of devices/, may be repeated (default: local)"
+    )
+    parser.add_argument("--runtime", metavar="LIST", type=comma_separated, help="onnxruntime, torchscript (default: all)")
+    parser.add_argument(
+        "--threads", metavar="LIST", type=positive_ints, help="a cell for each number (default: the physical cores)"
+    )
+    parser.add_argument("--data", metavar="DATA", help="labelled images for top-1 and top-5 (default: no accuracy)")
+    parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: all)")
+    parser.add_argument(
+        "--preprocess", metavar="NAME_OR_TOML", help="for a file outside a bundle (default: the bundle's own)"
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="what others are compared with (default: the fp32 ONNX)")
+    parser.add_argument(
+        "--processes", metavar="N", type=positive_int, default=5, help="fresh processes per cell (default: 5)"
+    )
+    parser.add_argument(
+        "--warmup", metavar="RUNS", type=int, default=5, help="untimed runs per process (default: 5 runs)"
+    )
+    parser.add_argument(
+        "--iterations", metavar="N", type=positive_int, default=50, help="timed runs per process (default: 50)"
+    )
+    parser.add_argument(
+        "--max-time", metavar="SECONDS", type=float, default=5.0,
+        help="a process stops timing after this, but not before 5 runs (default: 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--include-failed", action="store_true", help="also measure what failed its parity (default: no)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the run as JSON, - for stdout (default: no)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run (default: a new one)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; 1 when a cell failed, 3 when nothing could be measured here."""
+    from edgebench.benchmark import BenchSettings, bench
+    from edgebench.cli.terminal import data_console, open_progress
+    from edgebench.report.run_table import render
+    from edgebench.run_file import run_document
+
+    if args.warmup < 0 or args.max_time <= 0:
+        raise UsageError("--warmup must not be negative, and --max-time must be above 0")
+    with _JsonFile(args.json) as json_file, open_progress() as progress:
+        result = bench(
+            *args.paths,
+            devices=args.device or ("local",),
+            runtimes=args.runtime,
+            threads=args.threads,
+            data=args.data,
+            samples=args.samples,
+            preprocess=args.preprocess,
+            baseline=args.baseline,
+            settings=BenchSettings(
+                processes=args.processes, warmup=args.warmup, iterations=args.iterations, max_time_s=args.max_time
+            ),
+            include_failed=args.include_failed,
+            resume=args.resume,
+            command=("edgebench", *sys.argv[1:]),
+            progress=progress,
+        )
+        json_file.write(run_document(result))
+    if args.json != "-":
+        data_console().print(render(result))
+    statuses = {cell.status for cell in result.cells}
+    if "failed" in statuses:
+        return 1
+    return 0 if "ok" in statuses else 3
+
+
+class _JsonFile:
+    """The `--json` output, opened before the first measurement, so that a bad path costs nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+
+    def __enter__(self) -> _JsonFile:
+        if self._path not in (None, "-"):
+            directory = Path(self._path or "").resolve().parent
+            if not directory.is_dir() or Path(self._path or "").is_dir():
+                raise UsageError(f"--json {self._path} cannot be written", hint="name a file in an existing directory")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, document: object) -> None:
+        """Write the document, whole or not at all."""
+        from edgebench.exporters.cache import write_atomically
+
+        text = json.dumps(document, indent=2) + "\n"
+        if self._path == "-":
+            sys.stdout.write(text)
+        elif self._path is not None:
+            write_atomically(Path(self._path), text)

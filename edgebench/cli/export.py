@@ -1,0 +1,82 @@
+"""`edgebench export MODEL`: a bundle of every format, each proved equal to its parent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgebench.cli.options import comma_separated, positive_int, shape
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Export MODEL to TorchScript, ONNX, simplified ONNX and static int8 ONNX, and prove each equal to its parent.
+
+MODEL is a .pt/.pth file (state dict, checkpoint, pickled module, TorchScript), a .pt2, an .onnx, torchvision:NAME,
+PATH.py:FACTORY or package.module:FACTORY."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to `edgebench`."""
+    parser = commands.add_parser(
+        "export",
+        help="a model to a bundle: TorchScript, ONNX, simplified ONNX, int8 ONNX, each proved equal to its parent",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("-o", "--out", metavar="DIR", type=Path, help="the bundle (default: MODEL's name + .eb)")
+    parser.add_argument("--formats", metavar="LIST", type=comma_separated, help="which formats (default: all)")
+    parser.add_argument(
+        "--calib", metavar="DATA", help="images for int8 and parity, e.g. imagefolder:photos/ (default: none, no int8)"
+    )
+    parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: 128)")
+    parser.add_argument("--method", choices=("minmax",), default="minmax", help="calibration (default: minmax)")
+    parser.add_argument(
+        "--preprocess", metavar="NAME_OR_TOML", help="imagenet, cifar10, mnist, fashion-mnist, digits, none or a TOML "
+        "file (default: what the architecture or the data is known to use)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input-shape", metavar="N,C,H,W", type=shape, help="(default: the architecture's, else that of the images)"
+    )
+    parser.add_argument(
+        "--arch", metavar="ARCH", help="torchvision name, PATH.py:FACTORY or package.module:FACTORY that a state dict "
+        "belongs to (default: found by its file's name and its keys)",
+    )  # fmt: skip
+    parser.add_argument("--opset", metavar="N", type=positive_int, help="ONNX operator set (default: 18)")
+    parser.add_argument(
+        "--atol", metavar="X", type=float, default=1e-5, help="a float step may differ from its parent by X + "
+        "--rtol times the parent's largest output (default: 1e-5)",
+    )  # fmt: skip
+    parser.add_argument("--rtol", metavar="X", type=float, default=1e-3, help="see --atol (default: 1e-3)")
+    parser.add_argument(
+        "--trust", action="store_true", help="read a pickle or .pt2 that runs code when read (default: refuse it)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, print what was made; 1 when an artifact failed."""
+    from edgebench.cli.terminal import data_console, open_progress
+    from edgebench.pipeline import export
+    from edgebench.report.bundle_table import render
+
+    with open_progress() as progress:
+        result = export(
+            args.model,
+            args.out,
+            formats=args.formats,
+            calib=args.calib,
+            samples=args.samples,
+            method=args.method,
+            preprocess=args.preprocess,
+            input_shape=args.input_shape,
+            arch=args.arch,
+            opset=args.opset,
+            atol=args.atol,
+            rtol=args.rtol,
+            trust=args.trust,
+            progress=progress,
+        )
+    data_console().print(render(result.bundle, result.path, result.reused))
+    return 1 if any(artifact.status == "failed" for artifact in result.bundle.artifacts) else 0

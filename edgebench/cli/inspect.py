@@ -1,0 +1,157 @@
+"""`edgebench inspect`: what a file is, without running anything that came with it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgebench.errors import EdgebenchError
+    from edgebench.source.onnx_file import OnnxDescription
+    from edgebench.source.sniff import Identity
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the program's."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="what a file is, safely: kind, architecture, parameters, operators",
+        description="Say what a model file is. A pickle that would run code is described, not loaded.",
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help="a .pt/.pth, .pt2 or .onnx file, torchvision:NAME, or PATH.py:FACTORY"
+    )
+    parser.add_argument(
+        "--arch",
+        metavar="ARCH",
+        help="a state dict's architecture: torchvision's name, PATH.py:FACTORY, package.module:FACTORY, or a name of "
+        "models/ (default: found by the file's name and keys)",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="load a file even if that runs code that came with it (default: no)"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON to stdout (default: a table)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the file is. A file that may not be loaded, or cannot for want of an extra, is still described."""
+    import json
+
+    from edgebench.source.sniff import identify
+
+    facts = _facts(identify(args.file), args.arch, args.trust)
+    if args.json:
+        print(json.dumps(facts, indent=2))  # noqa: T201  stdout is the command's product
+    else:
+        _show(facts)
+    return 0
+
+
+def _facts(identity: Identity, arch: str | None, trust: bool) -> dict[str, Any]:
+    from edgebench.agent.codec import encode
+    from edgebench.errors import MissingExtra
+    from edgebench.source.load import load, refusal
+
+    facts: dict[str, Any] = {
+        "spec": identity.spec,
+        "kind": identity.kind,
+        "path": None if identity.path is None else str(identity.path),
+        "sha256": identity.sha256,
+        "bytes": identity.path.stat().st_size if identity.path is not None and identity.kind != "factory" else None,
+        "callables": list(identity.callables),
+    }
+    if not trust and (refused := refusal(identity)) is not None:
+        return facts | _problem(refused)
+    try:
+        if identity.kind == "onnx":
+            facts |= _onnx_facts(identity)
+        loaded = load(identity, arch=arch, trust=trust)
+    except MissingExtra as error:
+        return facts | _problem(error)
+    return facts | {
+        "kind": loaded.info.kind,
+        "architecture": loaded.info.architecture,
+        "parameters": loaded.info.parameters,
+        "weights": loaded.info.weights,
+        "dtype": loaded.dtype,
+        "input_shape": None if loaded.input_shape is None else list(loaded.input_shape),
+        "preprocess": loaded.preprocess_name if loaded.preprocess is None else encode(loaded.preprocess),
+        "dependencies": loaded.dependencies,
+        "notes": list(loaded.info.notes),
+    }
+
+
+def _onnx_facts(identity: Identity) -> dict[str, Any]:
+    from edgebench.agent.codec import encode
+    from edgebench.source.onnx_file import describe
+
+    if identity.path is None:
+        return {}
+    description: OnnxDescription = describe(identity.path)
+    return {"onnx": encode(description)}
+
+
+def _problem(error: EdgebenchError) -> dict[str, Any]:
+    return {"not_loaded": str(error), "hint": error.hint}
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in _rows(facts):
+        table.add_row(label, text)
+    Console(markup=False, highlight=False).print(table)
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("file", facts["spec"]), ("kind", facts["kind"]), ("sha256", facts["sha256"])]
+    if facts["bytes"] is not None:
+        rows.append(("bytes", f"{facts['bytes']:,}"))
+    if facts["callables"]:
+        rows.append(("calls", "\n".join(facts["callables"])))
+    if facts.get("architecture"):
+        rows.append(("architecture", facts["architecture"]))
+    if facts.get("parameters") is not None:
+        rows.append(("parameters", f"{facts['parameters']:,}"))
+    if facts.get("weights"):
+        rows.append(("weights", facts["weights"]))
+    if facts.get("dtype"):
+        rows.append(("dtype", facts["dtype"]))
+    if facts.get("input_shape"):
+        rows.append(("input shape", ",".join(map(str, facts["input_shape"]))))
+    if preprocess := facts.get("preprocess"):
+        rows.append(("preprocess", preprocess if isinstance(preprocess, str) else preprocess["name"]))
+    rows += _onnx_rows(facts.get("onnx"))
+    rows += [("note", note) for note in facts.get("notes", ())]
+    rows += [("uses", path) for path in facts.get("dependencies", {})]
+    if "not_loaded" in facts:
+        rows.append(("not loaded", facts["not_loaded"]))
+        if facts["hint"]:
+            rows.append(("hint", facts["hint"]))
+    return rows
+
+
+def _onnx_rows(onnx: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if onnx is None:
+        return []
+    rows = [("input", _tensor(spec)) for spec in onnx["inputs"]] + [
+        ("output", _tensor(spec)) for spec in onnx["outputs"]
+    ]
+    rows.append(("opset", f"{onnx['opset']} (IR version {onnx['ir_version']})"))
+    if onnx["producer"]:
+        rows.append(("producer", onnx["producer"]))
+    operators = ", ".join(f"{name} {count}" for name, count in onnx["operators"].items())
+    rows.append(("operators", f"{sum(onnx['operators'].values())}: {operators}"))
+    return rows
+
+
+def _tensor(spec: dict[str, Any]) -> str:
+    shape = ",".join("?" if side == -1 else str(side) for side in spec["shape"])
+    return f"{spec['name']} {spec['dtype']}[{shape}]"

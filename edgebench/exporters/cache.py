@@ -1,0 +1,129 @@
+"""The export cache: what was made once from the same things is not made again.
+
+The key is a hash of everything that decides the result: parent, step, options, tool versions, calibration. An entry is a
+directory that appears whole (written beside, then renamed) and is checked against its own sha256 when it is used, so
+that neither an interruption nor a changed file can put a wrong artifact into a bundle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgebench.agent.codec import DecodeError, decode, encode
+from edgebench.config import home
+from edgebench.types import Artifact
+
+__all__ = ["ArtifactCache", "file_sha256", "key_of", "link_or_copy"]
+
+LARGEST_CACHE_BYTES = 10 * 2**30
+
+
+def key_of(**parts: Any) -> str:
+    """The cache key of JSON-encodable `parts`."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=encode)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put the file at `target` too, in one step: a hard link where the file system allows it, else a copy."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ArtifactCache:
+    """Artifacts and records by key, below the data directory; the least recently used go when it grows too large."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root or home() / "cache"
+
+    def find(self, key: str) -> tuple[Artifact, Path] | None:
+        """The artifact of that key and its file, if it is there and whole."""
+        entry = self._root / "artifacts" / key
+        try:
+            artifact = decode(Artifact, json.loads((entry / "artifact.json").read_text()), key)
+        except (OSError, ValueError, DecodeError):
+            return None
+        file = entry / "file"
+        if not file.is_file() or file_sha256(file) != artifact.sha256:
+            return None
+        os.utime(entry)
+        return artifact, file
+
+    def add(self, key: str, artifact: Artifact, file: Path) -> None:
+        """Keep `artifact` under `key`. A cache that cannot be written costs time later and nothing now."""
+        target = self._root / "artifacts" / key
+
+        def fill(entry: Path) -> None:
+            link_or_copy(file, entry / "file")
+            (entry / "artifact.json").write_text(json.dumps(encode(artifact)))
+
+        with contextlib.suppress(OSError):
+            self._put(target, fill)
+            self._shrink()
+
+    def find_record(self, key: str) -> dict[str, Any] | None:
+        """The JSON record of that key, if there is one."""
+        try:
+            record = json.loads((self._root / "records" / key).read_text())
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def add_record(self, key: str, record: dict[str, Any]) -> None:
+        """Keep a JSON record under `key`."""
+        with contextlib.suppress(OSError):
+            write_atomically(self._root / "records" / key, json.dumps(record))
+
+    def _put(self, target: Path, fill: Callable[[Path], None]) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        entry = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+        try:
+            fill(entry)
+            if target.exists():
+                shutil.rmtree(target)
+            entry.rename(target)
+        finally:
+            shutil.rmtree(entry, ignore_errors=True)
+
+    def _shrink(self) -> None:
+        entries = sorted((self._root / "artifacts").iterdir(), key=lambda entry: entry.stat().st_mtime)
+        sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
+        excess = sum(sizes.values()) - LARGEST_CACHE_BYTES
+        for entry in entries[:-1]:
+            if excess <= 0:
+                return
+            shutil.rmtree(entry, ignore_errors=True)
+            excess -= sizes[entry]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is either the old one or the new one, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""ONNX: the dynamo exporter first; the legacy one where dynamo fails, or cannot write the opset that was asked for.
+
+The opset that was written is read back from the file, because dynamo silently raises one that it does not support
+(torch 2.15: below 18). The IR version is pinned: onnx 1.23 writes IR 14, which onnxruntime 1.31 does not load.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgebench.errors import StepError
+from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
+
+__all__ = ["DEFAULT_OPSET", "IR_VERSION", "STEP", "written_opset"]
+
+# Measured by benchmarks/opsets.py: later opsets gave onnxruntime nothing, and 18 is read by the most devices.
+DEFAULT_OPSET = 18
+# Read by onnxruntime 1.18 (2024) and later.
+IR_VERSION = 10
+_OLDEST_DYNAMO_OPSET = 18
+# Protobuf's limit for one file.
+_LARGEST_FILE_BYTES = 2**31 - 1
+
+
+def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
+    import torch
+
+    opset = int(given.options["opset"])
+    example = tuple(torch.from_numpy(array) for array in given.example.values())
+    names = [spec.name for spec in given.inputs]
+    notes: list[str] = []
+    if opset < _OLDEST_DYNAMO_OPSET:
+        notes.append(f"legacy exporter: dynamo writes opset {_OLDEST_DYNAMO_OPSET} at least")
+        _export_legacy(parent.module, example, names, opset, out)
+    else:
+        try:
+            _export_dynamo(parent.module, example, names, opset, out)
+        except Exception as error:  # noqa: BLE001 - the exporter raises whatever the network raised
+            notes.append(f"legacy exporter: dynamo failed with {type(error).__name__}: {_first_line(error)}")
+            _export_legacy(parent.module, example, names, opset, out)
+    written = _pin_ir_version(out)
+    if written != opset:
+        notes.append(f"opset {opset} was asked for, the exporter wrote {written}")
+    return StepResult(notes=tuple(notes), opset=written)
+
+
+def _export_dynamo(module: Any, example: tuple[Any, ...], names: list[str], opset: int, out: Path) -> None:
+    import torch
+
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=opset,
+            input_names=names,
+            external_data=False,
+            verbose=False,
+        )
+        if program is None:
+            raise StepError("the exporter returned nothing")
+        program.save(str(out), external_data=False)
+
+
+def _export_legacy(module: Any, example: tuple[Any, ...], names: list[str], opset: int, out: Path) -> None:
+    import torch
+
+    if isinstance(module, torch.export.ExportedProgram):
+        module = module.module()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    # The fast path of attention is one operator that the legacy exporter cannot write.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                module, example, str(out), dynamo=False, opset_version=opset, input_names=names, verbose=False
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters warn about their own internals on every call, and log what they then raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _pin_ir_version(path: Path) -> int:
+    """Lower the file's IR version where it is above ours; its opset."""
+    import onnx
+
+    if path.stat().st_size > _LARGEST_FILE_BYTES:
+        raise StepError("the model is larger than the 2 GB that one ONNX file can hold")
+    model = onnx.load(path)
+    if model.ir_version > IR_VERSION:
+        model.ir_version = IR_VERSION
+        onnx.save(model, path)
+    return written_opset(model)
+
+
+def written_opset(model: Any) -> int:
+    """The version of the standard operator set in an `onnx.ModelProto`."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _first_line(error: Exception) -> str:
+    # Dynamo's messages begin with a banner that shows the example's repr; the cause is what it was raised from.
+    cause = error.__cause__ or error
+    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+
+
+STEP = Step(
+    format="onnx",
+    precision="fp32",
+    suffix=".onnx",
+    parents=("source",),
+    modules=("torch", "onnx", "onnxscript"),
+    tools=("torch", "onnx", "onnxscript", "onnx-ir"),
+    options=lambda settings: {"opset": settings["opset"] or DEFAULT_OPSET, "ir_version": IR_VERSION},
+    run=_export,
+)

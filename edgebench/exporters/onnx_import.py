@@ -1,0 +1,37 @@
+"""An ONNX source enters the chain as its first artifact: the file itself, or one file where its weights lay beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from edgebench.exporters.onnx import written_opset
+from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
+
+__all__ = ["STEP"]
+
+
+def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
+    import onnx
+
+    assert parent.path is not None
+    skeleton = onnx.load(parent.path, load_external_data=False)
+    if any(tensor.external_data for tensor in skeleton.graph.initializer):
+        onnx.save(onnx.load(parent.path), out)
+        note = "the source, with its external weights in one file"
+    else:
+        shutil.copyfile(parent.path, out)
+        note = "the source itself"
+    return StepResult(notes=(note,), opset=written_opset(skeleton))
+
+
+STEP = Step(
+    format="onnx",
+    precision="fp32",
+    suffix=".onnx",
+    parents=("onnx-source",),
+    modules=("onnx",),
+    tools=("onnx",),
+    options=lambda _: {},
+    run=_export,
+)

@@ -1,0 +1,45 @@
+"""Simplified ONNX: onnxsim folds constants and fuses; what it gained is said, also when that is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgebench.errors import StepError
+from edgebench.exporters.onnx import IR_VERSION, written_opset
+from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
+
+__all__ = ["STEP"]
+
+
+def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
+    import onnx
+    import onnxsim
+
+    model = onnx.load(parent.path)
+    before = len(model.graph.node)
+    # A free dimension gets the length that is really fed: static shapes fold further and keep a runtime's fusions.
+    shapes = {spec.name: list(spec.shape) for spec in given.inputs}
+    # onnxsim's own comparison uses random inputs; ours, on real ones, follows.
+    simplified, _ = onnxsim.simplify(model, check_n=0, overwrite_input_shapes=shapes)
+    if not simplified.graph.node:
+        raise StepError("onnxsim returned an empty graph")
+    simplified.ir_version = min(simplified.ir_version, IR_VERSION)
+    onnx.save(simplified, out)
+    after = len(simplified.graph.node)
+    if after == before:
+        note = f"onnxsim found nothing to simplify: {before} nodes before and after"
+    else:
+        note = f"onnxsim: {before} -> {after} nodes"
+    return StepResult(notes=(note,), opset=written_opset(simplified))
+
+
+STEP = Step(
+    format="onnx-sim",
+    precision="fp32",
+    suffix=".sim.onnx",
+    parents=("onnx",),
+    modules=("onnx", "onnxsim"),
+    tools=("onnx", "onnxsim"),
+    options=lambda _: {"ir_version": IR_VERSION},
+    run=_export,
+)

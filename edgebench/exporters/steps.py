@@ -1,0 +1,87 @@
+"""What an export step is: what it starts from, what it needs, what its options are, and the function that runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgebench.errors import MissingExtra
+from edgebench.types import TensorSpec
+
+__all__ = ["Feed", "Parent", "Step", "StepInput", "StepResult", "tool_versions"]
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a step starts from: the source's module, or an artifact's file. `format` is "source" for a module."""
+
+    format: str
+    module: Any | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What a step may use beside its parent.
+
+    `example` is one feed of real inputs where there are any. `calibration` gives the calibration feeds, prepared anew at
+    each call so that memory does not grow with their number; it is None without a calibration set.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    example: Feed
+    calibration: Callable[[], Iterable[Feed]] | None
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports beside its file: the opset it really wrote, and sentences for people."""
+
+    notes: tuple[str, ...] = ()
+    opset: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """An export format. `parents` are the formats it can start from, the preferred one first.
+
+    `modules` are imported by `run` and come with `extra`; `tools` are the distributions whose version can change the
+    file. `options` gives what decides the result, from the chain's settings; it is part of the cache's key.
+    """
+
+    format: str
+    precision: str
+    suffix: str
+    parents: tuple[str, ...]
+    modules: tuple[str, ...]
+    tools: tuple[str, ...]
+    options: Callable[[Mapping[str, Any]], dict[str, Any]]
+    run: Callable[[Parent, StepInput, Path], StepResult]
+    extra: str = "torch"
+    calibrated: bool = False
+
+    def require_modules(self) -> None:
+        """Raises MissingExtra where one of `modules` is not installed; imports nothing."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                raise MissingExtra(module, self.extra)
+
+
+def tool_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """The installed versions of `distributions`; one that is not installed is left out."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,44 @@
+"""TorchScript: traced on a real input, then frozen, so that constants are folded into the convolutions."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
+
+__all__ = ["STEP"]
+
+
+def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
+    import torch
+
+    if isinstance(parent.module, torch.jit.ScriptModule) and parent.path is not None:
+        shutil.copyfile(parent.path, out)
+        return StepResult(notes=("the source is TorchScript already: copied as it is",))
+    module = parent.module.module() if isinstance(parent.module, torch.export.ExportedProgram) else parent.module
+    example = tuple(torch.from_numpy(array) for array in given.example.values())
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        # Dictionaries, as DETR answers, can be traced when the tracer is not strict. Our own parity, on real inputs,
+        # stands for the tracer's check on the one input that it was traced with.
+        traced = torch.jit.trace(module, example, strict=False, check_trace=False)
+        torch.jit.save(torch.jit.freeze(traced.eval()), str(out))
+    suspicions = [str(warning.message) for warning in caught if issubclass(warning.category, torch.jit.TracerWarning)]
+    if not suspicions:
+        return StepResult()
+    first = suspicions[0].split("\n")[0].split(". ")[0]
+    return StepResult(notes=(f"the tracer warned {len(suspicions)} times, first: {first}",))
+
+
+STEP = Step(
+    format="torchscript",
+    precision="fp32",
+    suffix=".torchscript.pt",
+    parents=("source",),
+    modules=("torch",),
+    tools=("torch",),
+    options=lambda _: {"method": "trace", "freeze": True},
+    run=_export,
+)

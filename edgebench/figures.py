@@ -1,0 +1,99 @@
+"""What a run says about each of its cells: every figure that reports show, computed from the raw measurements."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgebench import stats
+from edgebench.agent.wire import Memory
+from edgebench.evaluate.metrics import drop_interval, mcnemar_exact
+from edgebench.types import Cell, Run
+
+__all__ = ["AccuracyDrop", "Figures", "baseline_cell", "figures"]
+
+
+@dataclass(frozen=True)
+class AccuracyDrop:
+    """Against the baseline, on the same images: `drop_points` of top-1 lost (negative: gained) with its 95 % interval,
+    McNemar's exact p, and the share of images (0..1) on which both answer the same class."""
+
+    drop_points: float
+    ci: tuple[float, float]
+    mcnemar_p: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One cell's figures. Load, first inference and memory are medians over the cell's processes."""
+
+    latency: stats.Latency | None
+    load_ms: float | None
+    first_ms: float | None
+    memory: Memory | None
+    relative: stats.Ratio | None
+    drop: AccuracyDrop | None
+
+
+def baseline_cell(run: Run, cell: Cell) -> Cell | None:
+    """The cell that `cell` is compared with: the run's baseline on the same device with the same threads and batch."""
+    same = (cell.device, cell.threads, cell.batch_size, cell.scenario)
+    return next(
+        (
+            other
+            for other in run.cells
+            if other.artifact.name == run.baseline
+            and (other.device, other.threads, other.batch_size, other.scenario) == same
+        ),
+        None,
+    )
+
+
+def figures(run: Run, cell: Cell) -> Figures:
+    """The figures of one cell of `run`."""
+    measured = cell.measurements
+    baseline = baseline_cell(run, cell)
+    return Figures(
+        latency=stats.summarise(_samples(cell), cell.batch_size),
+        load_ms=_median_ms([item.load_ns for item in measured]),
+        first_ms=_median_ms([item.first_ns for item in measured]),
+        memory=_median_memory([item.memory for item in measured]),
+        relative=None if baseline is None else stats.ratio(_samples(baseline), _samples(cell)),
+        drop=None if baseline is None else _drop(baseline, cell),
+    )
+
+
+def _samples(cell: Cell) -> list[tuple[int, ...]]:
+    return [item.samples_ns for item in cell.measurements]
+
+
+def _median_ms(values: Sequence[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) / 1e6 if known else None
+
+
+def _median_memory(values: Sequence[Memory | None]) -> Memory | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Memory(
+        baseline_bytes=int(statistics.median(value.baseline_bytes for value in known)),
+        loaded_bytes=int(statistics.median(value.loaded_bytes for value in known)),
+        peak_bytes=int(statistics.median(value.peak_bytes for value in known)),
+        method=known[0].method,
+    )
+
+
+def _drop(baseline: Cell, cell: Cell) -> AccuracyDrop | None:
+    ours, theirs = cell.accuracy, baseline.accuracy
+    if ours is None or theirs is None or ours.sha256 != theirs.sha256:
+        return None
+    same = sum(a == b for a, b in zip(ours.predictions, theirs.predictions, strict=True))
+    return AccuracyDrop(
+        drop_points=theirs.top1 - ours.top1,
+        ci=drop_interval(theirs.correct, ours.correct),
+        mcnemar_p=mcnemar_exact(theirs.correct, ours.correct),
+        agreement=same / ours.samples,
+    )

@@ -1,0 +1,111 @@
+"""Jobs on this machine: feeds as files, a fresh agent process each, the measurement read back from its file."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgebench
+from edgebench.agent.codec import decode, encode
+from edgebench.agent.environment import TELEMETRY_OFF
+from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile
+from edgebench.exporters.cache import key_of
+from edgebench.inputs import random_feed
+from edgebench.targets.local import LocalTarget
+from edgebench.types import TensorSpec
+
+__all__ = ["JobRunner", "read_output", "write_feeds"]
+
+# Longer than the agent's own limits by what loading a large model takes; a hung runtime ends here.
+_SLACK_S = 300.0
+_RANDOM_FEEDS = 4
+
+Feeds = Sequence[Mapping[str, NDArray[Any]]]
+
+
+class JobRunner:
+    """Runs jobs one after the other, with their files below `scratch`."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._target = LocalTarget()
+        self._feeds: dict[str, tuple[FeedFile, ...]] = {}
+        self._count = 0
+
+    def run(self, job: Job, *, timeout_s: float | None = None) -> Measurement:
+        """The measurement of `job` by a fresh process; a process that dies or hangs is a failed one."""
+        self._count += 1
+        job_path = self._scratch / f"job-{self._count}.json"
+        result_path = self._scratch / f"result-{self._count}.json"
+        job_path.write_text(json.dumps(encode(job)))
+        limit_s = timeout_s or 2 * job.max_time_s + _SLACK_S
+        root = str(Path(edgebench.__file__).resolve().parents[1])
+        ended = self._target.run(
+            [sys.executable, "-m", "edgebench.agent", str(job_path), str(result_path)],
+            timeout_s=limit_s,
+            environment={**TELEMETRY_OFF, "PYTHONPATH": root},
+        )
+        if ended.timed_out:
+            return _failed(f"no result after {limit_s:.0f} s; the process was stopped")
+        if not result_path.is_file():
+            return _failed(_how_it_died(ended.returncode, ended.stderr))
+        return decode(Measurement, json.loads(result_path.read_text()), "the agent's result")
+
+    def scratch_directory(self, name: str) -> Path:
+        """An empty directory for files of jobs."""
+        self._count += 1
+        path = self._scratch / f"{name}-{self._count}"
+        path.mkdir()
+        return path
+
+    def feeds_for(
+        self,
+        inputs: tuple[TensorSpec, ...],
+        kept: Feeds,
+        write: Callable[[Path, tuple[TensorSpec, ...], Feeds], tuple[FeedFile, ...]],
+    ) -> tuple[FeedFile, ...]:
+        """Feed files of the `kept` inputs, or of random numbers where there are none; written once for the same ones."""
+        feeds = kept or [random_feed(inputs, seed=0, index=index) for index in range(_RANDOM_FEEDS)]
+        key = key_of(inputs=inputs, first={name: float(np.sum(array)) for name, array in feeds[0].items()})
+        if key not in self._feeds:
+            self._feeds[key] = write(self.scratch_directory("feeds"), inputs, feeds)
+        return self._feeds[key]
+
+
+def write_feeds(directory: Path, inputs: tuple[TensorSpec, ...], feeds: Feeds) -> tuple[FeedFile, ...]:
+    """One raw file per input with all feeds' tensors behind each other."""
+    files = []
+    for index, spec in enumerate(inputs):
+        path = directory / f"input-{index}.raw"
+        with path.open("wb") as file:
+            for feed in feeds:
+                file.write(np.ascontiguousarray(feed[spec.name], dtype=spec.dtype).tobytes())
+        shape = feeds[0][spec.name].shape
+        files.append(FeedFile(replace(spec, shape=tuple(int(length) for length in shape)), str(path), len(feeds)))
+    return tuple(files)
+
+
+def read_output(file: OutputFile) -> NDArray[Any]:
+    """`[count, *shape]` of one output of a predict job."""
+    return np.fromfile(file.path, dtype=file.spec.dtype).reshape(file.count, *file.spec.shape)
+
+
+def _failed(reason: str) -> Measurement:
+    return Measurement(version=WIRE_VERSION, status="failed", reason=reason)
+
+
+def _how_it_died(returncode: int, stderr: str) -> str:
+    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "it printed nothing")
+    if returncode == -signal.SIGKILL:
+        return "the process was killed, most likely because memory ran out"
+    if returncode < 0:
+        return f"the runtime crashed with {signal.Signals(-returncode).name}: {last}"
+    return f"the agent ended with {returncode} and no result: {last}"

@@ -1,0 +1,1 @@
+"""int8: which kind of it a target wants, and the calibration on real images."""

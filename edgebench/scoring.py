@@ -1,0 +1,151 @@
+"""Accuracy through the runtime that was measured: labelled images in, class scores back, in portions that fit any disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job
+from edgebench.errors import DataError
+from edgebench.evaluate.datasets import Dataset, batches, choose, content_sha256, open_dataset
+from edgebench.evaluate.metrics import accuracy
+from edgebench.jobs import JobRunner, read_output, write_feeds
+from edgebench.progress import Progress
+from edgebench.subjects import Subject
+from edgebench.types import Accuracy, Preprocess, TensorSpec
+
+__all__ = ["EvaluationData", "score_cells"]
+
+# A portion of ImageNet-sized inputs takes 300 MB of disk.
+_PORTION = 512
+_PREDICT_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Labelled images, checked against what is to be scored with them."""
+
+    dataset: Dataset
+    labels: NDArray[np.int64]
+    indices: tuple[int, ...]
+    sha256: str
+
+    @classmethod
+    def open(cls, spec: str, samples: int | None, subjects: Sequence[Subject]) -> EvaluationData:
+        """Open `spec` and see that it has labels, and that each subject gives class scores for all of them.
+
+        Raises:
+            DataError: it has not, or they do not; or one batch of it cannot be prepared.
+        """
+        dataset = open_dataset(spec)
+        labels = dataset.labels
+        if labels is None:
+            raise DataError(
+                f"{spec} has no labels, so accuracy cannot be measured",
+                hint="sort the images into one folder per class, use csv:FILE with a `label` column, or leave --data out",
+            )
+        indices = tuple(choose(dataset, samples))
+        evaluation = cls(dataset, labels, indices, content_sha256(dataset, indices))
+        for subject in subjects:
+            if subject.reason is None:
+                evaluation._check(subject)
+        return evaluation
+
+    def _check(self, subject: Subject) -> None:
+        if len(subject.inputs) != 1 or len(subject.outputs[0].shape) != 2:
+            shape = list(subject.outputs[0].shape)
+            raise DataError(
+                f"{subject.ref.name} answers {shape}, not one row of class scores per image",
+                hint="leave --data out: accuracy is measured for classifiers",
+            )
+        classes = subject.outputs[0].shape[1]
+        highest = int(self.labels[list(self.indices)].max()) + _label_offset(subject.preprocess)
+        if classes > 0 and highest >= classes:
+            raise DataError(
+                f"{self.dataset.spec} has the label {highest}, {subject.ref.name} knows the classes 0..{classes - 1}",
+                hint="check that data and model belong together; `label_offset` in a --preprocess TOML shifts labels",
+            )
+        next(batches(self.dataset, self.indices[:1], subject.preprocess, subject.inputs[0]))
+
+
+def _label_offset(preprocess: Preprocess | None) -> int:
+    return 0 if preprocess is None else preprocess.label_offset
+
+
+def score_cells(
+    runner: JobRunner,
+    evaluation: EvaluationData,
+    jobs: Sequence[tuple[Subject, str, int]],
+    progress: Progress,
+) -> list[Accuracy | str]:
+    """The accuracy of each (subject, runtime, threads), or the reason why it failed, in their order."""
+    scores: list[list[NDArray[Any]]] = [[] for _ in jobs]
+    failures: dict[int, str] = {}
+    progress.start("accuracy", total=len(evaluation.indices) * len(jobs))
+    for start in range(0, len(evaluation.indices), _PORTION):
+        portion = evaluation.indices[start : start + _PORTION]
+        prepared: dict[tuple[Preprocess | None, TensorSpec], tuple[FeedFile, ...]] = {}
+        for number, (subject, runtime, threads) in enumerate(jobs):
+            key = (subject.preprocess, subject.inputs[0])
+            if key not in prepared:
+                prepared[key] = _prepare(runner, evaluation, portion, subject)
+            if number not in failures:
+                result = _predict(runner, subject, runtime, threads, prepared[key])
+                if isinstance(result, str):
+                    failures[number] = result
+                else:
+                    scores[number].append(result[: len(portion)])
+            progress.advance(len(portion))
+        for files in prepared.values():
+            for file in files:
+                shutil.rmtree(file.path.rpartition("/")[0], ignore_errors=True)
+    progress.done(f"{len(evaluation.indices)} images of {evaluation.dataset.spec}")
+    labels = evaluation.labels[list(evaluation.indices)]
+    return [
+        failures.get(number)
+        or accuracy(
+            np.concatenate(scores[number]),
+            labels + _label_offset(subject.preprocess),
+            evaluation.dataset.spec,
+            evaluation.sha256,
+        )
+        for number, (subject, _, _) in enumerate(jobs)
+    ]
+
+
+def _prepare(
+    runner: JobRunner, evaluation: EvaluationData, portion: Sequence[int], subject: Subject
+) -> tuple[FeedFile, ...]:
+    spec = subject.inputs[0]
+    feeds = [{spec.name: batch} for batch in batches(evaluation.dataset, portion, subject.preprocess, spec)]
+    return write_feeds(runner.scratch_directory("portion"), subject.inputs, feeds)
+
+
+def _predict(
+    runner: JobRunner, subject: Subject, runtime: str, threads: int, feeds: tuple[FeedFile, ...]
+) -> NDArray[Any] | str:
+    directory = runner.scratch_directory("outputs")
+    result = runner.run(
+        Job(
+            version=WIRE_VERSION,
+            kind="predict",
+            artifact=str(subject.path.resolve()),
+            runtime=runtime,
+            threads=threads,
+            feeds=feeds,
+            outputs_directory=str(directory),
+        ),
+        timeout_s=_PREDICT_TIMEOUT_S,
+    )
+    try:
+        if result.status != "ok":
+            return result.reason or "it gave no reason"
+        rows = read_output(result.outputs[0])
+        return rows.reshape(-1, rows.shape[-1])
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

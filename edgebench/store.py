@@ -1,0 +1,116 @@
+"""Stored runs: one SQLite file in the data directory, one row a run, replaced whole after every measurement.
+
+A row holds raw samples only; every figure is computed from them when it is asked for, so that old runs profit from better
+methods. A transaction makes each save atomic: an interruption loses the measurement under way and nothing before it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgebench.agent.codec import DecodeError, decode, encode
+from edgebench.config import home
+from edgebench.errors import EnvironmentFailure, UsageError
+from edgebench.types import Run
+
+__all__ = ["SCHEMA", "RunStore", "decode_run"]
+
+# History. 1: first.
+SCHEMA = 1
+
+
+class RunStore:
+    """The runs below the data directory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or home() / "runs.sqlite3"
+
+    def save(self, run: Run) -> None:
+        """Keep `run`, in place of an earlier state of it."""
+        with self._connect() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO runs (id, started_at, document) VALUES (?, ?, ?)",
+                (run.id, run.started_at, json.dumps(encode(run))),
+            )
+
+    def load(self, identifier: str) -> Run:
+        """The run of that id, of a unique beginning of it, or the newest for `latest`.
+
+        Raises:
+            UsageError: no such run, or several.
+        """
+        with self._connect() as connection:
+            if identifier == "latest":
+                query, arguments = "SELECT id, document FROM runs ORDER BY started_at DESC, id DESC LIMIT 1", ()
+                rows = connection.execute(query, arguments).fetchall()
+            else:
+                rows = connection.execute(
+                    "SELECT id, document FROM runs WHERE substr(id, 1, ?) = ?", (len(identifier), identifier)
+                ).fetchall()
+        exact = [row for row in rows if row[0] == identifier] or rows
+        if not exact:
+            raise UsageError(f"there is no run `{identifier}`", hint="`edgebench runs` lists them")
+        if len(exact) > 1:
+            raise UsageError(
+                f"`{identifier}` is the beginning of {len(exact)} runs", hint=", ".join(row[0] for row in exact[:5])
+            )
+        return decode_run(json.loads(exact[0][1]), f"run {exact[0][0]}")
+
+    def list(self) -> Iterator[Run]:
+        """All runs, the newest first."""
+        with self._connect() as connection:
+            rows = connection.execute("SELECT id, document FROM runs ORDER BY started_at DESC, id DESC").fetchall()
+        for identifier, document in rows:
+            yield decode_run(json.loads(document), f"run {identifier}")
+
+    def remove(self, identifier: str) -> str:
+        """Remove one run; its full id.
+
+        Raises:
+            UsageError: no such run, or several.
+        """
+        found = self.load(identifier).id
+        with self._connect() as connection:
+            connection.execute("DELETE FROM runs WHERE id = ?", (found,))
+        return found
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self._path, timeout=30.0)
+            try:
+                with connection:
+                    connection.execute(
+                        "CREATE TABLE IF NOT EXISTS runs "
+                        "(id TEXT PRIMARY KEY, started_at TEXT NOT NULL, document TEXT NOT NULL)"
+                    )
+                    yield connection
+            finally:
+                connection.close()
+        except (OSError, sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            raise EnvironmentFailure(
+                f"the runs in {self._path} cannot be reached: {error}",
+                hint="EDGEBENCH_HOME names another directory for them",
+            ) from error
+
+
+def decode_run(document: object, where: str) -> Run:
+    """A run from its JSON value.
+
+    Raises:
+        UsageError: not a run, or one of a newer edgebench.
+    """
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UsageError(f"{where} has schema {schema}, this edgebench reads up to {SCHEMA}", hint="update edgebench")
+    try:
+        return decode(Run, document, where)
+    except DecodeError as error:
+        raise UsageError(
+            f"not a run: {error}", hint="give a run's id, or a file that `bench --json FILE` wrote"
+        ) from error

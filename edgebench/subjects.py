@@ -1,0 +1,144 @@
+"""What `bench` was given, as subjects to measure: the artifacts of bundles, and single files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgebench.agent.environment import switch_telemetry_off
+from edgebench.bundle import load_bundle, load_inputs
+from edgebench.errors import MissingExtra, SourceError, UsageError
+from edgebench.exporters.cache import file_sha256
+from edgebench.source.sniff import identify
+from edgebench.types import ArtifactRef, Bundle, Preprocess, TensorSpec
+
+__all__ = ["RUNTIME_OF_FORMAT", "Subject", "find_subjects"]
+
+RUNTIME_OF_FORMAT = {
+    "torchscript": "torchscript",
+    "onnx": "onnxruntime",
+    "onnx-sim": "onnxruntime",
+    "onnx-int8": "onnxruntime",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One file to measure. `reason` says why it must not be, where it must not. `kept` are inputs that came with it."""
+
+    ref: ArtifactRef
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess | None
+    kept: Sequence[Mapping[str, NDArray[Any]]]
+    bundle: Bundle | None = None
+    reason: str | None = None
+
+
+def find_subjects(paths: Sequence[Path], *, include_failed: bool) -> list[Subject]:
+    """The subjects in `paths`, each a bundle's directory, an artifact within one, or a single ONNX or TorchScript file.
+
+    Raises:
+        UsageError: a path that is none of these, or two subjects of one name.
+    """
+    several = len({_bundle_directory(path) or path for path in paths}) > 1
+    subjects: list[Subject] = []
+    for path in paths:
+        directory = _bundle_directory(path)
+        if directory is None:
+            subjects.append(_single_file(path))
+        else:
+            found = _of_bundle(directory, several=several, include_failed=include_failed)
+            subjects.extend(found if path.is_dir() else [item for item in found if item.path.name == path.name])
+    twice = [name for name, count in Counter(subject.ref.name for subject in subjects).items() if count > 1]
+    if twice:
+        raise UsageError(f"two artifacts are called `{twice[0]}`", hint="rename one of the files or bundles")
+    return subjects
+
+
+def _bundle_directory(path: Path) -> Path | None:
+    """The bundle that `path` is, or that lists it."""
+    if path.is_dir():
+        return path
+    if not path.exists():
+        raise UsageError(f"{path} does not exist", hint="give a bundle that `edgebench export` made, or an artifact")
+    if (path.parent / "bundle.json").is_file() and any(
+        artifact.file == path.name for artifact in load_bundle(path.parent).artifacts
+    ):
+        return path.parent
+    return None
+
+
+def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[Subject]:
+    bundle = load_bundle(directory)
+    kept = load_inputs(directory)
+    subjects = []
+    for artifact in bundle.artifacts:
+        reason = None
+        path = directory / (artifact.file or "")
+        if artifact.status == "skipped" or artifact.file is None:
+            reason = f"not exported: {artifact.reason}"
+        elif artifact.status == "failed" and not include_failed:
+            reason = f"{artifact.reason} (--include-failed measures it all the same)"
+        elif not path.is_file():
+            reason = f"{artifact.file} is missing from the bundle; export it again"
+        elif artifact.sha256 != file_sha256(path):
+            reason = f"{artifact.file} is not the file that was exported (other sha256); export it again"
+        name = f"{bundle.name}/{artifact.name}" if several else artifact.name
+        ref = ArtifactRef(name, artifact.format, artifact.precision, artifact.sha256)
+        subjects.append(Subject(ref, path, bundle.inputs, bundle.outputs, bundle.preprocess, kept, bundle, reason))
+    return subjects
+
+
+def _single_file(path: Path) -> Subject:
+    identity = identify(str(path))
+    if identity.kind == "onnx":
+        precision, inputs, outputs = _describe_onnx(path)
+        ref = ArtifactRef(path.name.removesuffix(".onnx"), "onnx", precision, identity.sha256)
+        return Subject(ref, path, inputs, outputs, None, ())
+    hint = f"export it first: edgebench export {path}"
+    if identity.kind == "torchscript":
+        raise UsageError(f"{path} does not say what shape its input has", hint=hint)
+    raise SourceError(f"{path} is a {identity.kind}, not an artifact that a runtime opens", hint=hint)
+
+
+def _describe_onnx(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    try:
+        from edgebench.source.onnx_file import describe
+
+        described = describe(path)
+    except MissingExtra:
+        # A device host has the runtime alone, which knows the shapes; what precision it is stays unsaid.
+        return None, *_specs_by_runtime(path)
+    fixed = tuple(
+        TensorSpec(spec.name, tuple(1 if length == -1 else length for length in spec.shape), spec.dtype)
+        for spec in described.inputs
+    )
+    return described.precision, fixed, described.outputs
+
+
+def _specs_by_runtime(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    switch_telemetry_off()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
+        dtypes = {"float": "float32", "double": "float64"}
+        kinds = [value.type.removeprefix("tensor(").removesuffix(")") for value in values]
+        return tuple(
+            TensorSpec(
+                value.name,
+                tuple(length if isinstance(length, int) else 1 for length in value.shape),
+                dtypes.get(kind, kind),
+            )
+            for value, kind in zip(values, kinds, strict=True)
+        )
+
+    return specs(session.get_inputs()), specs(session.get_outputs())

@@ -1,0 +1,1 @@
+"""Live connections to devices, one file a transport."""

@@ -1,0 +1,251 @@
+"""The nouns of the host: what a source is, what was exported from it, how it was prepared and what was measured.
+
+Everything here is frozen data that `agent.codec` writes to and reads from JSON and TOML. `None` means "not measured",
+never "failed" or zero. What runs on a device (`Job`, `Measurement`) is defined in `agent.wire`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from edgebench.agent.wire import Measurement, TensorSpec
+
+__all__ = [
+    "Accuracy",
+    "Artifact",
+    "ArtifactRef",
+    "Bundle",
+    "Calibration",
+    "CalibrationSet",
+    "Cell",
+    "Device",
+    "DeviceProfile",
+    "Interpolation",
+    "Measurement",
+    "Parity",
+    "Preprocess",
+    "Run",
+    "Size",
+    "SourceInfo",
+    "TensorSpec",
+]
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Channels = Literal["rgb", "bgr", "gray"]
+Layout = Literal["nchw", "nhwc"]
+SourceKind = Literal["state-dict", "checkpoint", "module", "torchscript", "exported-program", "onnx", "factory"]
+ArtifactStatus = Literal["ok", "failed", "skipped"]
+CellStatus = Literal["ok", "failed", "unsupported", "skipped"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the model's input: resize, centre crop, channels, `(pixel * scale - mean) / std`, layout.
+
+    `resize` is the length of the shorter side, or `[height, width]`; `crop` is a square's side, or `[height, width]`;
+    None leaves the size alone. `scale` multiplies pixels of 0..255. `mean` and `std` have one value per channel, or one
+    for all. `channels` None keeps the image's own. `label_offset` is added to a data set's labels (1 for a network
+    whose class 0 is "background").
+    """
+
+    name: str
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear"
+    channels: Channels | None = None
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Layout = "nchw"
+    label_offset: int = 0
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """One file of `calib/`: which images, how many of them, how they are prepared.
+
+    `sha256`, where given, is checked against the content of the chosen samples.
+    """
+
+    name: str
+    data: str
+    samples: int
+    description: str = ""
+    preprocess: str | None = None
+    seed: int = 0
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """One file of `devices/`: how a device is reached and what it runs with. `threads` None means its physical cores."""
+
+    name: str
+    transport: Literal["local"]
+    description: str = ""
+    threads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What the user gave. `parameters` counts learned scalars; `weights` says where their values come from."""
+
+    path: str
+    sha256: str
+    kind: SourceKind
+    architecture: str | None
+    parameters: int | None
+    weights: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images that calibrated the int8 artifacts and that every parity was measured on."""
+
+    data: str
+    sha256: str
+    samples: int
+    method: str
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an artifact is from its parent on the same inputs.
+
+    `inputs` says what those were: "calibration" images, or "random" as a last resort. `max_abs_error` and `sqnr_db` are
+    the worst over all outputs; `relative_error` is `max_abs_error` over the parent's largest absolute output.
+    `sqnr_db` is None where the outputs are bit for bit the same (it would be infinite). `top1_agreement` (0..1) is None
+    where the first output is not a row of class scores.
+    """
+
+    inputs: Literal["calibration", "random"]
+    samples: int
+    max_abs_error: float
+    relative_error: float
+    sqnr_db: float | None
+    top1_agreement: float | None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One immutable exported file, and how it came to be.
+
+    `file` is relative to the bundle; `parent` names the artifact it was made from, None for the source itself. `seconds`
+    and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are sentences for
+    people: which exporter, what a simplifier gained.
+    """
+
+    name: str
+    format: str
+    precision: str | None
+    file: str | None
+    sha256: str | None
+    bytes: int | None
+    parent: str | None
+    step: str
+    options: dict[str, Any] = field(default_factory=dict)
+    tool_versions: dict[str, str] = field(default_factory=dict)
+    opset: int | None = None
+    seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    status: ArtifactStatus = "ok"
+    reason: str | None = None
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A directory of artifacts that share a source, as `bundle.json` in it says."""
+
+    schema: int
+    name: str
+    source: SourceInfo
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess | None
+    calibration: Calibration | None
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as a run met it: its profile's name and what it said of itself."""
+
+    name: str
+    profile: str
+    fingerprint: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on disk, and after zlib level 6, which is what an app store or an over-the-air update moves."""
+
+    bytes: int
+    compressed_bytes: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 in percent over `samples` labelled images; per-image correctness is kept for paired tests.
+
+    `top5` is None below six classes. `correct` is a string of `0` and `1`, one per image, in the data set's order.
+    """
+
+    data: str
+    sha256: str
+    samples: int
+    top1: float
+    top5: float | None
+    macro_f1: float
+    correct: str
+    predictions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Which artifact a cell is about; `name` is `BUNDLE/ARTIFACT` where a run has several bundles."""
+
+    name: str
+    format: str
+    precision: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Artifact x runtime x device: raw measurements, one per process, from which every figure is computed.
+
+    Measurements of one index belong to one round: every cell of a run had its turn between two of them.
+    """
+
+    artifact: ArtifactRef
+    device: str
+    runtime: str
+    provider: str | None
+    threads: int
+    batch_size: int
+    scenario: str
+    status: CellStatus
+    reason: str | None = None
+    size: Size | None = None
+    accuracy: Accuracy | None = None
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stored session of `bench`. `inputs` says what was fed: which images, or random numbers."""
+
+    schema: int
+    id: str
+    started_at: str
+    edgebench_version: str
+    command: tuple[str, ...]
+    inputs: str
+    baseline: str | None
+    devices: tuple[Device, ...]
+    cells: tuple[Cell, ...]
