@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from edgebench._version import __version__
 
 if TYPE_CHECKING:
-    from edgebench.benchmark import BenchSettings, bench
+    from edgebench.measure.bench import BenchSettings, bench
     from edgebench.pipeline import Exported, export
     from edgebench.run_file import load_run
 
 __all__ = ["BenchSettings", "Exported", "__version__", "bench", "export", "load_run"]
 
 _HOME = {
-    "BenchSettings": "edgebench.benchmark",
+    "BenchSettings": "edgebench.measure.bench",
     "Exported": "edgebench.pipeline",
-    "bench": "edgebench.benchmark",
+    "bench": "edgebench.measure.bench",
     "export": "edgebench.pipeline",
     "load_run": "edgebench.run_file",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.errors import UsageError
-from edgebench.exporters.cache import write_atomically
+from edgebench.files import write_atomically
 from edgebench.types import Bundle
 
-__all__ = ["BUNDLE_FILE", "SCHEMA", "claim_directory", "load_bundle", "load_inputs", "save_bundle", "save_inputs"]
+__all__ = ["BUNDLE_FILE", "SCHEMA", "check_directory", "load_bundle", "load_inputs", "save_bundle", "save_inputs"]
 
 SCHEMA = 1
 BUNDLE_FILE = "bundle.json"
@@ -53,37 +53,32 @@ def save_bundle(directory: Path, bundle: Bundle) -> None:
     write_atomically(directory / BUNDLE_FILE, json.dumps(encode(bundle), indent=2) + "\n")
 
 
-def claim_directory(directory: Path, *, source: str) -> bool:
-    """Make sure that a bundle of `source` may be written to `directory`; True when it was made now.
+def check_directory(directory: Path, *, source: str) -> None:
+    """Make sure that a bundle of `source` may be written to `directory`; writes nothing.
 
     Raises:
         UsageError: it is a file, holds something else, or holds the bundle of another source.
     """
     if not directory.exists():
-        try:
-            directory.mkdir(parents=True)
-        except NotADirectoryError as error:
-            raise UsageError(f"{directory} cannot be made: a part of its path is a file") from error
-        return True
+        return
     if not directory.is_dir():
         raise UsageError(f"{directory} is a file, not a directory", hint="choose another directory with -o")
     if not any(directory.iterdir()):
-        return False
+        return
     if not (directory / BUNDLE_FILE).is_file():
         raise UsageError(
             f"{directory} holds something that is not a bundle; nothing was written",
             hint="choose a new or empty directory with -o",
         )
     other = load_bundle(directory).source.path
-    if other != source:
+    if Path(other).resolve() != Path(source).resolve():
         raise UsageError(
             f"{directory} holds the bundle of {other}, not of {source}; nothing was written",
             hint="choose another directory with -o, or remove that one",
         )
-    return False
 
 
-def save_inputs(directory: Path, feeds: list[Mapping[str, NDArray[Any]]]) -> None:
+def save_inputs(directory: Path, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> None:
     """Keep a few model inputs beside the artifacts, so that `bench` feeds real ones without the data set."""
     stacked = {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}
     partial = directory / f".{_INPUTS_FILE}.partial"

@@ -1,39 +1,28 @@
 """`edgebench demo`: the whole path on data and models that it makes itself: train, export, bench.
 
-It trains the CIFAR-style ResNet18 of `models/`, once with ReLU and once with ReLU6, on scikit-learn's handwritten digits,
-and asks what an engineer asks: what does int8 cost in accuracy, what does it save, and does ReLU6 quantize better?
-What a run of it made is used again by the next.
+It trains the CIFAR-style ResNet18 of `models/`, once with ReLU and once with ReLU6, on scikit-learn's handwritten
+digits, and asks what an engineer asks: what does int8 cost in accuracy, what does it save, and does ReLU6 quantize
+better? What a run of it made is used again by the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from edgebench.benchmark import bench
 from edgebench.config import search_directories
 from edgebench.errors import UsageError
+from edgebench.measure.bench import bench
 from edgebench.pipeline import Exported, export
 from edgebench.progress import Progress
-from edgebench.types import Cell, Run
+from edgebench.types import Run
 
-__all__ = ["VARIANTS", "Quantized", "demo", "quantized_variants"]
+__all__ = ["VARIANTS", "demo"]
 
 # What to train, and what it shows in the table.
 VARIANTS = {"resnet18": "ReLU", "resnet18_relu6": "ReLU6"}
 _CALIBRATION_SET = "digits256"
 _TEST_DATA = "digits:test"
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """One activation's fp32 and int8 cells, and the share of the fp32 accuracy that int8 lost (0..1)."""
-
-    activation: str
-    fp32: Cell
-    int8: Cell
-    relative_degradation: float
 
 
 def demo(directory: Path, progress: Progress, command: Sequence[str] = ()) -> tuple[list[Exported], Run]:
@@ -56,19 +45,6 @@ def demo(directory: Path, progress: Progress, command: Sequence[str] = ()) -> tu
             _train(factory, checkpoint, progress)
         bundles.append(export(checkpoint, directory / f"{factory}.eb", calib=_CALIBRATION_SET, progress=progress))
     return bundles, bench(*bundles, data=_TEST_DATA, command=command, progress=progress)
-
-
-def quantized_variants(run: Run) -> list[Quantized]:
-    """fp32 against int8 for each activation that has both accuracies."""
-    found = []
-    for factory, activation in VARIANTS.items():
-        cells = {cell.artifact.name: cell for cell in run.cells}
-        fp32, int8 = cells.get(f"{factory}/onnx"), cells.get(f"{factory}/onnx-int8")
-        if fp32 is None or int8 is None or fp32.accuracy is None or int8.accuracy is None:
-            continue
-        lost = (fp32.accuracy.top1 - int8.accuracy.top1) / fp32.accuracy.top1
-        found.append(Quantized(activation, fp32, int8, lost))
-    return found
 
 
 def _train(factory: str, checkpoint: Path, progress: Progress) -> None:

@@ -48,7 +48,7 @@ def load_run(run: str | Path) -> Run:
 
 def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     found = figures(run, cell)
-    document = encode(cell)
+    document: dict[str, Any] = encode(cell)
     document["latency"] = encode(found.latency)
     document["load_ms"] = found.load_ms
     document["first_ms"] = found.first_ms

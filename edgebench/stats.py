@@ -18,7 +18,7 @@ __all__ = ["Latency", "Ratio", "percentile_ms", "ratio", "summarise", "t_quantil
 # Samples for a percentile at 99 % confidence: MLPerf Inference's early-stopping rule.
 REQUIRED_SAMPLES = {90.0: 64, 95.0: 130, 99.0: 662, 99.9: 6636}
 
-# Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom (any statistics text, e.g. NIST handbook 1.3.6.7.2).
+# Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom (NIST handbook of statistics, 1.3.6.7.2).
 _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -77,7 +77,7 @@ def summarise(processes: Sequence[Sequence[int]], batch_size: int = 1) -> Latenc
 
 
 def ratio(baseline: Sequence[Sequence[int]], candidate: Sequence[Sequence[int]]) -> Ratio | None:
-    """Candidate over baseline, from pairs: process i of both ran in the same round, so that drift falls on both alike."""
+    """Candidate over baseline, from pairs: process i of both ran in one round, so that drift falls on both alike."""
     pairs = [
         statistics.median(ours) / statistics.median(theirs)
         for theirs, ours in zip(baseline, candidate, strict=False)

@@ -1,7 +1,8 @@
 """Stored runs: one SQLite file in the data directory, one row a run, replaced whole after every measurement.
 
-A row holds raw samples only; every figure is computed from them when it is asked for, so that old runs profit from better
-methods. A transaction makes each save atomic: an interruption loses the measurement under way and nothing before it.
+A row holds raw samples only; every figure is computed from them when it is asked for, so that old runs profit from
+better methods. A transaction makes each save atomic: an interruption loses the measurement under way and nothing before
+it.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """One file of `devices/`: how a device is reached and what it runs with. `threads` None means its physical cores."""
+    """One file of `devices/`: how a device is reached. `threads` None means as many as it has physical cores."""
 
     name: str
     transport: Literal["local"]
@@ -133,9 +133,9 @@ class Parity:
 class Artifact:
     """One immutable exported file, and how it came to be.
 
-    `file` is relative to the bundle; `parent` names the artifact it was made from, None for the source itself. `seconds`
-    and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are sentences for
-    people: which exporter, what a simplifier gained.
+    `file` is relative to the bundle; `parent` names the artifact it was made from, None for the source itself.
+    `seconds` and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are
+    sentences for people: which exporter, what a simplifier gained.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Raw tensors in and out of files: what a session is fed, and what it answered.
 
-Raw little-endian bytes need no library on the device, and a mapped file is not counted twice when several processes read
-it.
+Raw little-endian bytes need no library on the device, and a mapped file is not counted twice when several processes
+read it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class OutputWriter:
         if not self._files:
             for index, (spec, _) in enumerate(tensors):
                 path = os.path.join(self._directory, "output-%d.raw" % index)
-                self._files.append((spec, open(path, "wb")))
+                self._files.append((spec, open(path, "wb")))  # noqa: SIM115 - closed in __exit__
         for (first, file), (spec, data) in zip(self._files, tensors):
             if spec != first:
                 raise ValueError(

@@ -30,9 +30,9 @@ class FeedFile:
 class Job:
     """One process's work on one artifact.
 
-    kind "measure": load it, run it once (first), `warmup` times untimed, then time `iterations` runs, but no longer than
-    `max_time_s` and no fewer than `min_iterations`. kind "predict": run it once on every tensor of the feeds and write
-    its outputs, one raw file per output, to `outputs_directory`.
+    kind "measure": load it, run it once (first), `warmup` times untimed, then time `iterations` runs, but no longer
+    than `max_time_s` and no fewer than `min_iterations`. kind "predict": run it once on every tensor of the feeds and
+    write its outputs, one raw file per output, to `outputs_directory`.
     """
 
     version: int

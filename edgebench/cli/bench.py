@@ -24,7 +24,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--device", metavar="NAME", action="append", help="a profile of devices/, may be repeated (default: local)"
     )
-    parser.add_argument("--runtime", metavar="LIST", type=comma_separated, help="onnxruntime, torchscript (default: all)")
+    parser.add_argument(
+        "--runtime", metavar="LIST", type=comma_separated, help="onnxruntime, torchscript (default: all)"
+    )
     parser.add_argument(
         "--threads", metavar="LIST", type=positive_ints, help="a cell for each number (default: the physical cores)"
     )
@@ -57,8 +59,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 1 when a cell failed, 3 when nothing could be measured here."""
-    from edgebench.benchmark import BenchSettings, bench
     from edgebench.cli.terminal import data_console, open_progress
+    from edgebench.measure.bench import BenchSettings, bench
     from edgebench.report.run_table import render
     from edgebench.run_file import run_document
 
@@ -109,7 +111,7 @@ class _JsonFile:
 
     def write(self, document: object) -> None:
         """Write the document, whole or not at all."""
-        from edgebench.exporters.cache import write_atomically
+        from edgebench.files import write_atomically
 
         text = json.dumps(document, indent=2) + "\n"
         if self._path == "-":

@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Run the demo and print its tables; 1 when something in it failed."""
     from edgebench.cli.terminal import data_console, open_progress
-    from edgebench.demo import demo
+    from edgebench.demo import VARIANTS, demo
     from edgebench.report import bundle_table, demo_table, run_table
 
     with open_progress() as progress:
@@ -35,6 +35,6 @@ def run(args: argparse.Namespace) -> int:
     for exported in bundles:
         console.print(bundle_table.render(exported.bundle, exported.path, exported.reused))
     console.print(run_table.render(result))
-    console.print(demo_table.render(result))
+    console.print(demo_table.render(result, VARIANTS))
     failed = any(artifact.status == "failed" for exported in bundles for artifact in exported.bundle.artifacts)
     return 1 if failed or any(cell.status != "ok" for cell in result.cells) else 0

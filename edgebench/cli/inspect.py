@@ -99,15 +99,18 @@ def _problem(error: EdgebenchError) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from edgebench.cli.terminal import data_console
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in _rows(facts):
-        table.add_row(label, text)
-    Console(markup=False, highlight=False).print(table)
+        # A path may look like rich's markup.
+        table.add_row(Text(label), Text(text))
+    data_console().print(table)
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -27,17 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except EdgebenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            say(f"hint: {error.hint}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what was finished is saved; the same command goes on from there", file=sys.stderr)
+        say("interrupted: what was finished is saved; the same command goes on from there")
         return _INTERRUPTED
     except BrokenPipeError:
         # `edgebench runs | head`: the reader went. Python would complain once more while it flushes at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    sys.stderr.write(f"{text}\n")
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

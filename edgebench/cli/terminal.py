@@ -108,4 +108,5 @@ class _PlainProgress(TerminalProgress):
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The export chain: each wanted format from its parent, proved equal to it, kept in the cache; one failure stops no other.
+"""The export chain: each format from its parent, proved equal to it, kept in the cache; one failure stops no other.
 
 source ──> torchscript
    └─────> onnx ──> onnx-sim ──> onnx-int8
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgebench.agent.probes import memory
+from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError
 from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torchscript
-from edgebench.exporters.cache import ArtifactCache, file_sha256, key_of, link_or_copy
 from edgebench.exporters.parity import Outputs, compare, judge, open_runner
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
+from edgebench.files import file_sha256, link_or_copy
 from edgebench.progress import Progress
 from edgebench.types import Artifact, TensorSpec
 

@@ -1,4 +1,4 @@
-"""An ONNX source enters the chain as its first artifact: the file itself, or one file where its weights lay beside it."""
+"""An ONNX source enters the chain as its first artifact: as it is, or with the weights beside it taken in."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Parity: an artifact and its parent on the same inputs, and the judgement of how far apart they may be.
 
-SQNR is the parent's signal power over the power of the difference, `10 log10(sum r^2 / sum (r - a)^2)`, over all samples
-of one output. Float steps are judged by the largest error against the parent's largest output; int8 by whether it still
-answers the same class, or by SQNR where the outputs are not class scores.
+SQNR is the parent's signal power over the power of the difference, `10 log10(sum r^2 / sum (r - a)^2)`, over all
+samples of one output. Float steps are judged by the largest error against the parent's largest output; int8 by whether
+it still answers the same class, or by SQNR where the outputs are not class scores.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _torch_runner(module: Any | None, path: Path | None) -> Runner:
 
     def run(feed: Feed) -> Outputs:
         # Without its profiling runs TorchScript answers the same, and does not compile for a handful of inputs.
-        with torch.no_grad(), torch.jit.optimized_execution(False):
+        with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             answer = module(*(torch.from_numpy(array) for array in feed.values()))
         return [tensor.numpy() for tensor in flatten(answer)]
 

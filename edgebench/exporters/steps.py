@@ -32,8 +32,8 @@ class Parent:
 class StepInput:
     """What a step may use beside its parent.
 
-    `example` is one feed of real inputs where there are any. `calibration` gives the calibration feeds, prepared anew at
-    each call so that memory does not grow with their number; it is None without a calibration set.
+    `example` is one feed of real inputs where there are any. `calibration` gives the calibration feeds, prepared anew
+    at each call so that memory does not grow with their number; it is None without a calibration set.
     """
 
     inputs: tuple[TensorSpec, ...]

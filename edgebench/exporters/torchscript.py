@@ -13,6 +13,7 @@ __all__ = ["STEP"]
 
 def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     import torch
+    from torch.jit._trace import TracerWarning
 
     if isinstance(parent.module, torch.jit.ScriptModule) and parent.path is not None:
         shutil.copyfile(parent.path, out)
@@ -25,7 +26,7 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
         # stands for the tracer's check on the one input that it was traced with.
         traced = torch.jit.trace(module, example, strict=False, check_trace=False)
         torch.jit.save(torch.jit.freeze(traced.eval()), str(out))
-    suspicions = [str(warning.message) for warning in caught if issubclass(warning.category, torch.jit.TracerWarning)]
+    suspicions = [str(warning.message) for warning in caught if issubclass(warning.category, TracerWarning)]
     if not suspicions:
         return StepResult()
     first = suspicions[0].split("\n")[0].split(". ")[0]

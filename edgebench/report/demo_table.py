@@ -1,31 +1,40 @@
-"""What the demo was for: fp32 against int8, ReLU against ReLU6."""
+"""What the demo was for: fp32 against int8, for each activation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
-from edgebench.demo import quantized_variants
-from edgebench.report.units import MISSING, megabytes, percent
+from edgebench.report.units import MISSING, megabytes, percent, with_interval
 from edgebench.stats import ratio
 from edgebench.types import Cell, Run
 
 __all__ = ["render"]
 
 
-def render(run: Run) -> Table:
-    """One row per activation; the speed is int8's over fp32's, paired by round, with its 95 % interval."""
+def render(run: Run, variants: Mapping[str, str]) -> Table:
+    """One row per variant (a bundle's name, and what it is to be called) that has both accuracies.
+
+    The relative degradation is the share of the fp32 accuracy that int8 lost; the latency is int8's over fp32's, paired
+    by round, with its 95 % interval.
+    """
     table = Table(title="fp32 against int8 (ONNX)", title_justify="left", title_style="bold")
     table.add_column("activation")
     for heading in ("MB fp32 → int8", "top-1 % fp32 → int8", "relative degradation", "int8 latency × fp32"):
         table.add_column(heading, justify="right")
-    for row in quantized_variants(run):
-        assert row.fp32.accuracy is not None and row.int8.accuracy is not None
+    cells = {cell.artifact.name: cell for cell in run.cells}
+    for bundle, label in variants.items():
+        fp32, int8 = cells.get(f"{bundle}/onnx"), cells.get(f"{bundle}/onnx-int8")
+        if fp32 is None or int8 is None or fp32.accuracy is None or int8.accuracy is None:
+            continue
+        before, after = fp32.accuracy.top1, int8.accuracy.top1
         table.add_row(
-            row.activation,
-            f"{_size(row.fp32)} → {_size(row.int8)}",
-            f"{row.fp32.accuracy.top1:.2f} → {row.int8.accuracy.top1:.2f}",
-            percent(row.relative_degradation, 2),
-            _speed(row.fp32, row.int8),
+            label,
+            f"{_size(fp32)} → {_size(int8)}",
+            f"{before:.2f} → {after:.2f}",
+            percent((before - after) / before, 2) if before else MISSING,
+            _speed(fp32, int8),
         )
     return table
 
@@ -35,9 +44,5 @@ def _size(cell: Cell) -> str:
 
 
 def _speed(fp32: Cell, int8: Cell) -> str:
-    found = ratio(
-        [item.samples_ns for item in fp32.measurements], [item.samples_ns for item in int8.measurements]
-    )
-    if found is None:
-        return MISSING
-    return f"{found.ratio:.2f}" + ("" if found.ci is None else f" [{found.ci[0]:.2f}, {found.ci[1]:.2f}]")
+    found = ratio([item.samples_ns for item in fp32.measurements], [item.samples_ns for item in int8.measurements])
+    return MISSING if found is None else with_interval(found.ratio, found.ci)

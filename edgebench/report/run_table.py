@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgebench.figures import Figures, figures
-from edgebench.report.units import MISSING, digits_for, megabytes, milliseconds, percent, plain
+from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.types import Cell, Run
 
 __all__ = ["render", "render_list"]
@@ -19,13 +19,11 @@ def render(run: Run) -> RenderableType:
     """The table of one run."""
     several_devices = len(run.devices) > 1
     with_accuracy = any(cell.accuracy is not None for cell in run.cells)
-    table = Table(title=f"run {run.id}", title_justify="left", title_style="bold")
+    table = Table(title=f"run {run.id}", title_justify="left", title_style="bold", padding=(0, 1))
     table.add_column("artifact")
     if several_devices:
         table.add_column("device")
-    table.add_column("runtime")
-    table.add_column("thr", justify="right")
-    for heading in ("p50 ms", "× baseline", "p95 ms", "load ms", "first ms", "peak +MB", "MB", "zipped MB"):
+    for heading in ("thr", "p50 ms", "× baseline", "p95 ms", "load ms", "first ms", "peak +MB", "MB (zip)"):
         table.add_column(heading, justify="right")
     if with_accuracy:
         for heading in ("top-1 %", "drop [95 %]", "agrees"):
@@ -35,7 +33,7 @@ def render(run: Run) -> RenderableType:
         row: list[RenderableType] = [_name(run, cell)]
         if several_devices:
             row.append(cell.device)
-        row.extend((cell.runtime, str(cell.threads), *_speed(run, cell, found), *_sizes(cell, found)))
+        row.extend((str(cell.threads), *_speed(run, cell, found), *_sizes(cell, found)))
         if with_accuracy:
             row.extend(_accuracy(run, cell, found))
         table.add_row(*row)
@@ -64,39 +62,25 @@ def _speed(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
     latency = found.latency
     if latency is None:
         return (cell.status, MISSING, MISSING, MISSING, MISSING)
-    if latency.p50_ci_ms is None:
-        centre = milliseconds(latency.p50_ms)
-    else:
-        half = (latency.p50_ci_ms[1] - latency.p50_ci_ms[0]) / 2
-        digits = digits_for(half)
-        centre = f"{latency.p50_ms:.{digits}f} ± {half:.{digits}f}"
+    relative = MISSING
+    if cell.artifact.name == run.baseline:
+        relative = "1"
+    elif found.relative is not None:
+        relative = with_interval(found.relative.ratio, found.relative.ci)
     return (
-        centre,
-        _relative(run, cell, found),
+        with_interval(latency.p50_ms, latency.p50_ci_ms),
+        relative,
         milliseconds(latency.p95_ms),
         milliseconds(found.load_ms),
         milliseconds(found.first_ms),
     )
 
 
-def _relative(run: Run, cell: Cell, found: Figures) -> str:
-    if found.relative is None:
-        return MISSING
-    if cell.artifact.name == run.baseline:
-        return "1"
-    if found.relative.ci is None:
-        return f"{found.relative.ratio:.2f}"
-    low, high = found.relative.ci
-    digits = min(3, digits_for((high - low) / 2))
-    return f"{found.relative.ratio:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _sizes(cell: Cell, found: Figures) -> tuple[str, ...]:
+def _sizes(cell: Cell, found: Figures) -> tuple[str, str]:
     memory, size = found.memory, cell.size
     return (
         MISSING if memory is None else megabytes(memory.peak_bytes - memory.baseline_bytes),
-        MISSING if size is None else megabytes(size.bytes),
-        MISSING if size is None else megabytes(size.compressed_bytes),
+        MISSING if size is None else f"{megabytes(size.bytes)} ({megabytes(size.compressed_bytes)})",
     )
 
 
@@ -110,23 +94,26 @@ def _accuracy(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
 
 
 def _legend(run: Run) -> Text:
-    lines = [f"fed with {run.inputs}"]
+    versions = {(cell.runtime, item.runtime_version) for cell in run.cells for item in cell.measurements}
+    lines = [", ".join(f"{runtime} {version}" for runtime, version in sorted(versions)), f"fed with {run.inputs}"]
     for device in run.devices:
         seen = device.fingerprint
         lines.append(f"{device.name}: {seen.get('cpu', seen.get('machine'))}, {seen.get('usable_cpus')} CPUs")
-    processes = max((len(cell.measurements) for cell in run.cells), default=0)
-    samples = max((found.samples for cell in run.cells if (found := figures(run, cell).latency)), default=0)
-    lines.append(
-        f"p50 and × baseline: 95 % intervals over {processes} fresh processes, up to {samples} timed runs a cell, taken "
-        "in turn; peak +MB: VmHWM above the process with its runtime loaded; load, first, memory: medians"
-    )
+    latencies = [found.latency for cell in run.cells if (found := figures(run, cell)).latency is not None]
+    if latencies:
+        processes = max(latency.processes for latency in latencies if latency)
+        samples = max(latency.samples for latency in latencies if latency)
+        lines.append(f"p50, × baseline: 95 % intervals over {processes} processes in turn, {samples} timed runs a cell")
+        lines.append("peak +MB: VmHWM above the process with its runtime loaded; load, first, memory: medians")
     accuracies = {(cell.accuracy.samples, cell.accuracy.data) for cell in run.cells if cell.accuracy is not None}
     lines.extend(
         f"accuracy over {count} images of {data}; a drop whose interval holds 0 may be chance"
         for count, data in sorted(accuracies)
     )
-    return Text("\n".join(lines), style="dim")
+    return Text("\n".join(line for line in lines if line), style="dim")
 
 
 def _reasons(run: Run) -> list[Text]:
-    return [Text(f"{cell.artifact.name}: {cell.status}: {cell.reason}", style="yellow") for cell in run.cells if cell.reason]
+    return [
+        Text(f"{cell.artifact.name}: {cell.status}: {cell.reason}", style="yellow") for cell in run.cells if cell.reason
+    ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["MISSING", "digits_for", "megabytes", "milliseconds", "percent", "plain"]
+__all__ = ["MISSING", "megabytes", "milliseconds", "percent", "plain", "with_interval"]
 
 MISSING = "—"
+# The intervals are taken on logarithms; beyond this share of the value the difference shows.
+_WIDE = 0.2
 
 
 def plain(value: float | None, digits: int) -> str:
@@ -34,8 +36,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
-def digits_for(half_width: float) -> int:
-    """Digits after the point with which an interval of that half-width still shows two of its own."""
-    if half_width <= 0:
-        return 3
-    return min(4, max(0, 1 - math.floor(math.log10(half_width))))
+def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    """`12.31 ± 0.12`, with two digits of the interval; `12.3 [8.1, 19]` where it is too wide to be symmetric."""
+    if interval is None:
+        return milliseconds(value)
+    low, high = interval
+    half = (high - low) / 2
+    if half > _WIDE * value:
+        return f"{value:.2g} [{low:.2g}, {high:.2g}]"
+    digits = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 3
+    return f"{value:.{digits}f} ± {half:.{digits}f}"

@@ -24,8 +24,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # torch counts batches for a momentum that nobody uses; files from before torch 0.4.1 lack the counter.
 _IGNORED = "num_batches_tracked"
 _SHOWN = 5
-# Below this share of common keys another network is no help to name.
-_NEAR = 0.5
+_NEARLY_ALL, _HALF = 0.8, 0.5
 # So near must the number of parameters be for a network to be built in memory without having been named.
 _CLOSE = 0.01
 
@@ -74,6 +73,12 @@ class _Misfit:
         """The share of keys in common, then how many of those have the same shape."""
         union = self.common + len(self.missing) + len(self.unexpected)
         return (self.common / union if union else 0.0, -len(self.reshaped))
+
+    @property
+    def is_near(self) -> bool:
+        """Whether naming the network helps: nearly all keys agree, or half of them, and most of those in shape."""
+        share, same = self.similarity[0], self.common - len(self.reshaped)
+        return share >= _NEARLY_ALL or (share >= _HALF and same >= _HALF * self.common)
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,7 @@ def _twin_notes(found: _Trial, own: list[Factory], shapes: Shapes) -> Iterator[s
 
 def _refusal(trials: list[_Trial], shapes: Shapes, *, asked_for: bool) -> SourceError:
     nearest = max(trials, key=lambda trial: trial.misfit.similarity, default=None)
-    if nearest is None or (nearest.misfit.similarity[0] < _NEAR and not asked_for):
+    if nearest is None or not (nearest.misfit.is_near or asked_for):
         first = ", ".join(list(shapes)[:_SHOWN])
         return SourceError(
             f"no known architecture has the keys of this state dict ({len(shapes)}: {first}, ...)",

@@ -159,7 +159,7 @@ def _load_torchscript(identity: Identity) -> LoadedSource:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated", category=FutureWarning)
-            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError, OSError) as error:
         message = f"{identity.spec} is TorchScript that cannot be read: {_first_line(error)}"
         raise SourceError(message, hint=_DAMAGED_HINT) from error

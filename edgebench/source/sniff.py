@@ -208,7 +208,7 @@ def _foreign_zip(names: list[str]) -> str:
 
 
 def _nested_callables(archive: zipfile.ZipFile) -> tuple[str, ...]:
-    """What the pickles of an exported program (sample inputs, constants) would import, for the message of its refusal."""
+    """What the pickles of an exported program (sample inputs, constants) would import, for the message refusing it."""
     found: dict[str, None] = {}
     for entry in archive.infolist():
         if entry.file_size > _NESTED_LIMIT_BYTES or entry.filename.endswith(".json"):

@@ -38,7 +38,7 @@ class Renaming:
 
 
 def unwrap(value: object) -> tuple[State | torch.nn.Module | None, tuple[str, ...]]:
-    """The tensors, or the whole network, in what a file held, None where there is neither; and notes on what was done."""
+    """The tensors, or the whole network, that a file held, None where there is neither; and notes on the way to it."""
     import torch
 
     taken: list[str] = []
@@ -90,12 +90,12 @@ def fold_module_pruning(network: torch.nn.Module) -> tuple[str, ...]:
             if isinstance(hook, prune.BasePruningMethod):
                 mask = getattr(module, f"{hook._tensor_name}_mask")
                 kept, total, tensors = kept + int(mask.sum()), total + mask.numel(), tensors + 1
-                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+                prune.remove(module, hook._tensor_name)
     return (_pruning_note(tensors, 1 - kept / total),) if tensors else ()
 
 
 def renamings(keys: list[str]) -> Iterator[Renaming]:
-    """The ways to read `keys`: as they are, without prefixes that all share, and with torchvision's old names mended."""
+    """The ways to read `keys`: as they are, without prefixes that all share, with torchvision's old names mended."""
     current = {key: key for key in keys}
     # Averaged models (torch.optim.swa_utils) keep a counter beside the network.
     if "n_averaged" in current and all(key == "n_averaged" or key.startswith("module.") for key in current):

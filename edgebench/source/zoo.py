@@ -21,7 +21,7 @@ _AUXILIARY = ("AuxLogits", "aux1", "aux2", "aux_classifier")
 
 @dataclass(frozen=True)
 class ZooNetwork:
-    """One architecture of torchvision; `input_shape` and `preprocess` are those of its default weights, if it has any."""
+    """One architecture of torchvision. `input_shape` and `preprocess` are those of its default weights, or None."""
 
     name: str
     input_shape: tuple[int, ...] | None
@@ -30,7 +30,7 @@ class ZooNetwork:
     is_detector: bool = False
 
     def build(self, *, classes: int | None = None, auxiliary: bool = False, filled: bool = False) -> torch.nn.Module:
-        """The network with random weights, with or without auxiliary heads; `filled` says that others will replace them."""
+        """The network with random weights, with or without auxiliary heads; `filled` if others replace them."""
         models = _models()
         options: dict[str, Any] = {"weights": None}
         if classes is not None:

@@ -1,7 +1,7 @@
 """The export cache: what was made once from the same things is not made again.
 
-The key is a hash of everything that decides the result: parent, step, options, tool versions, calibration. An entry is a
-directory that appears whole (written beside, then renamed) and is checked against its own sha256 when it is used, so
+The key is a hash of everything that decides the result: parent, step, options, tool versions, calibration. An entry is
+a directory that appears whole (written beside, then renamed) and is checked against its own sha256 when it is used, so
 that neither an interruption nor a changed file can put a wrong artifact into a bundle.
 """
 
@@ -19,9 +19,10 @@ from typing import Any
 
 from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.config import home
+from edgebench.files import file_sha256, link_or_copy, write_atomically
 from edgebench.types import Artifact
 
-__all__ = ["ArtifactCache", "file_sha256", "key_of", "link_or_copy"]
+__all__ = ["ArtifactCache", "key_of"]
 
 LARGEST_CACHE_BYTES = 10 * 2**30
 
@@ -30,26 +31,6 @@ def key_of(**parts: Any) -> str:
     """The cache key of JSON-encodable `parts`."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=encode)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put the file at `target` too, in one step: a hard link where the file system allows it, else a copy."""
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class ArtifactCache:
@@ -116,14 +97,3 @@ class ArtifactCache:
                 return
             shutil.rmtree(entry, ignore_errors=True)
             excess -= sizes[entry]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is either the old one or the new one, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

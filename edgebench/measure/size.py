@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from edgebench.exporters.cache import ArtifactCache, key_of
+from edgebench.cache import ArtifactCache, key_of
 from edgebench.types import Size
 
 __all__ = ["compressed_size"]

@@ -1,4 +1,5 @@
-"""Accuracy through the runtime that was measured: labelled images in, class scores back, in portions that fit any disk."""
+"""Accuracy through the runtime that was measured: labelled images in, class scores back, in portions that fit any
+disk."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job
 from edgebench.errors import DataError
 from edgebench.evaluate.datasets import Dataset, batches, choose, content_sha256, open_dataset
 from edgebench.evaluate.metrics import accuracy
-from edgebench.jobs import JobRunner, read_output, write_feeds
+from edgebench.measure.jobs import JobRunner, read_output, write_feeds
+from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
-from edgebench.subjects import Subject
 from edgebench.types import Accuracy, Preprocess, TensorSpec
 
 __all__ = ["EvaluationData", "score_cells"]
@@ -47,7 +48,7 @@ class EvaluationData:
         if labels is None:
             raise DataError(
                 f"{spec} has no labels, so accuracy cannot be measured",
-                hint="sort the images into one folder per class, use csv:FILE with a `label` column, or leave --data out",
+                hint="sort images into one folder per class, use csv:FILE with a `label` column, or leave --data out",
             )
         indices = tuple(choose(dataset, samples))
         evaluation = cls(dataset, labels, indices, content_sha256(dataset, indices))
@@ -55,6 +56,12 @@ class EvaluationData:
             if subject.reason is None:
                 evaluation._check(subject)
         return evaluation
+
+    def first(self, subject: Subject, count: int) -> list[dict[str, NDArray[Any]]]:
+        """Feeds of the first `count` batches."""
+        spec = subject.inputs[0]
+        chosen = self.indices[: count * spec.shape[0]]
+        return [{spec.name: batch} for batch in batches(self.dataset, chosen, subject.preprocess, spec)]
 
     def _check(self, subject: Subject) -> None:
         if len(subject.inputs) != 1 or len(subject.outputs[0].shape) != 2:
@@ -70,7 +77,7 @@ class EvaluationData:
                 f"{self.dataset.spec} has the label {highest}, {subject.ref.name} knows the classes 0..{classes - 1}",
                 hint="check that data and model belong together; `label_offset` in a --preprocess TOML shifts labels",
             )
-        next(batches(self.dataset, self.indices[:1], subject.preprocess, subject.inputs[0]))
+        self.first(subject, 1)
 
 
 def _label_offset(preprocess: Preprocess | None) -> int:

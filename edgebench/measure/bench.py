@@ -1,7 +1,7 @@
 """`edgebench.bench`: every artifact on every device, each measurement in a fresh process, saved as soon as it is made.
 
-Cells take turns: one round gives each cell one process, in an order drawn anew, and a figure relative to the baseline is
-made of pairs from the same round. So a machine that slows down slows all cells alike.
+Cells take turns: one round gives each cell one process, in an order drawn anew, and a figure relative to the baseline
+is made of pairs from the same round. So a machine that slows down slows all cells alike.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import psutil
 from edgebench._version import __version__
 from edgebench.agent.environment import describe_machine, usable_cpus
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
-from edgebench.compression import compressed_size
 from edgebench.config import find_device
 from edgebench.errors import UsageError
 from edgebench.evaluate.preprocess import resolve_preprocess
-from edgebench.jobs import JobRunner, write_feeds
+from edgebench.measure.jobs import JobRunner, write_feeds
+from edgebench.measure.scoring import EvaluationData, score_cells
+from edgebench.measure.size import compressed_size
+from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
-from edgebench.scoring import EvaluationData, score_cells
 from edgebench.store import SCHEMA, RunStore
-from edgebench.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.types import Cell, Device, DeviceProfile, Run, Size
 
 __all__ = ["BenchSettings", "bench"]
@@ -97,8 +97,9 @@ def bench(
         [item.path if isinstance(item, Exported) else Path(item) for item in paths], include_failed=include_failed
     )
     subjects = [_prepared_as(subject, preprocess) for subject in subjects]
+    evaluation = None if data is None else EvaluationData.open(data, samples, subjects)
+    subjects = [_fed(subject, evaluation) for subject in subjects]
     tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads)
-    evaluation = None if data is None else EvaluationData.open(data, samples, [task.subject for task in tasks])
     store = RunStore()
     with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as scratch:
         runner = JobRunner(Path(scratch))
@@ -106,7 +107,7 @@ def bench(
             store=store,
             runner=runner,
             tasks=tasks,
-            run=_first_state(tasks, store, resume, command, baseline, data, subjects),
+            run=_first_state(tasks, store, resume, command, baseline),
             settings=chosen,
         )
         session.measure(watch)
@@ -126,6 +127,13 @@ def _prepared_as(subject: Subject, preprocess: str | None) -> Subject:
             hint="leave --preprocess out, or export again with it",
         )
     return replace(subject, preprocess=asked)
+
+
+def _fed(subject: Subject, evaluation: EvaluationData | None) -> Subject:
+    """The subject with real inputs to be measured with, where there are any."""
+    if subject.kept or evaluation is None or subject.reason is not None:
+        return subject
+    return replace(subject, kept=evaluation.first(subject, _FED_INPUTS), fed_with=evaluation.dataset.spec)
 
 
 def _plan(
@@ -162,8 +170,6 @@ def _first_state(
     resume: str | None,
     command: Sequence[str],
     baseline: str | None,
-    data: str | None,
-    subjects: Sequence[Subject],
 ) -> Run:
     cells = tuple(_blank_cell(task) for task in tasks)
     if resume is not None:
@@ -182,7 +188,7 @@ def _first_state(
         started_at=started.isoformat(timespec="seconds"),
         edgebench_version=__version__,
         command=tuple(command),
-        inputs=data or _kept_inputs_of(subjects),
+        inputs=", ".join(dict.fromkeys(task.subject.fed_with for task in tasks)),
         baseline=_choose_baseline(cells, baseline),
         devices=tuple(
             Device(profile.name, profile.name, {**machine, "host": platform.node()})
@@ -190,12 +196,6 @@ def _first_state(
         ),
         cells=cells,
     )
-
-
-def _kept_inputs_of(subjects: Sequence[Subject]) -> str:
-    if all(subject.kept for subject in subjects):
-        return "calibration images"
-    return "random numbers"
 
 
 def _identity(cell: Cell) -> tuple[Any, ...]:
@@ -301,7 +301,7 @@ class _Session:
                 artifact=str(subject.path.resolve()),
                 runtime=task.runtime,
                 threads=task.threads,
-                feeds=self._runner.feeds_for(subject.inputs, subject.kept[:_FED_INPUTS], write_feeds),
+                feeds=self._runner.feeds_for(subject.inputs, subject.kept, write_feeds),
                 warmup=settings.warmup,
                 iterations=settings.iterations,
                 min_iterations=settings.min_iterations,
@@ -324,5 +324,6 @@ def _with_measurement(cell: Cell, result: Measurement) -> Cell:
             provider=result.provider,
             measurements=(*cell.measurements, result),
         )
-    status = "unsupported" if result.status == "unsupported" else "failed"
-    return replace(cell, status=status, reason=result.reason)
+    if result.status == "unsupported":
+        return replace(cell, status="unsupported", reason=result.reason)
+    return replace(cell, status="failed", reason=result.reason)

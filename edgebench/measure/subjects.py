@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgebench.agent.environment import switch_telemetry_off
 from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
-from edgebench.exporters.cache import file_sha256
+from edgebench.files import file_sha256
 from edgebench.source.sniff import identify
 from edgebench.types import ArtifactRef, Bundle, Preprocess, TensorSpec
 
@@ -29,7 +29,8 @@ RUNTIME_OF_FORMAT = {
 
 @dataclass(frozen=True)
 class Subject:
-    """One file to measure. `reason` says why it must not be, where it must not. `kept` are inputs that came with it."""
+    """One file to measure. `reason` says why it must not be, where it must not. `kept` are inputs that came with it,
+    and `fed_with` says what it is fed with."""
 
     ref: ArtifactRef
     path: Path
@@ -38,6 +39,7 @@ class Subject:
     preprocess: Preprocess | None
     kept: Sequence[Mapping[str, NDArray[Any]]]
     bundle: Bundle | None = None
+    fed_with: str = "random numbers"
     reason: str | None = None
 
 
@@ -92,7 +94,10 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
             reason = f"{artifact.file} is not the file that was exported (other sha256); export it again"
         name = f"{bundle.name}/{artifact.name}" if several else artifact.name
         ref = ArtifactRef(name, artifact.format, artifact.precision, artifact.sha256)
-        subjects.append(Subject(ref, path, bundle.inputs, bundle.outputs, bundle.preprocess, kept, bundle, reason))
+        fed_with = f"inputs of {bundle.calibration.data}" if kept and bundle.calibration else "random numbers"
+        subjects.append(
+            Subject(ref, path, bundle.inputs, bundle.outputs, bundle.preprocess, kept, bundle, fed_with, reason)
+        )
     return subjects
 
 

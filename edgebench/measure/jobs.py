@@ -17,8 +17,8 @@ import edgebench
 from edgebench.agent.codec import decode, encode
 from edgebench.agent.environment import TELEMETRY_OFF
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile
-from edgebench.exporters.cache import key_of
-from edgebench.inputs import random_feed
+from edgebench.cache import key_of
+from edgebench.model_inputs import random_feed
 from edgebench.targets.local import LocalTarget
 from edgebench.types import TensorSpec
 
@@ -72,7 +72,7 @@ class JobRunner:
         kept: Feeds,
         write: Callable[[Path, tuple[TensorSpec, ...], Feeds], tuple[FeedFile, ...]],
     ) -> tuple[FeedFile, ...]:
-        """Feed files of the `kept` inputs, or of random numbers where there are none; written once for the same ones."""
+        """Feed files of the `kept` inputs, or of random numbers where there are none; the same ones once."""
         feeds = kept or [random_feed(inputs, seed=0, index=index) for index in range(_RANDOM_FEEDS)]
         key = key_of(inputs=inputs, first={name: float(np.sum(array)) for name, array in feeds[0].items()})
         if key not in self._feeds:

@@ -1,0 +1,129 @@
+"""What a model is fed while it is exported and measured: chosen images prepared as it takes them, or random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.config import find_calibration_set
+from edgebench.errors import DataError
+from edgebench.evaluate.datasets import Dataset, batches, choose, content_sha256, open_dataset
+from edgebench.evaluate.preprocess import apply
+from edgebench.exporters.chain import INT8_PARITY_FEEDS
+from edgebench.types import CalibrationSet, Preprocess, TensorSpec
+
+__all__ = ["CalibrationImages", "ModelInputs", "random_feed"]
+
+DEFAULT_SAMPLES = 128
+_RANDOM_FEEDS = 4
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """The images that were chosen to calibrate with; `preprocess` is what was asked for them, if anything was."""
+
+    dataset: Dataset
+    indices: tuple[int, ...]
+    sha256: str
+    seed: int
+    preprocess: str | None
+
+    @classmethod
+    def open(cls, spec: str, samples: int | None, seed: int, preprocess: str | None) -> CalibrationImages:
+        """Open `spec` (a data set, or a set of `calib/`) and choose from it, the same images for the same seed.
+
+        Raises:
+            DataError: no such data, no images in it, or other images than the set was made of.
+        """
+        chosen = find_calibration_set(spec) or CalibrationSet(spec, spec, DEFAULT_SAMPLES, seed=seed)
+        dataset = open_dataset(spec)
+        indices = tuple(choose(dataset, samples or chosen.samples, chosen.seed))
+        sha256 = content_sha256(dataset, indices)
+        if samples is None and chosen.sha256 is not None and chosen.sha256 != sha256:
+            raise DataError(
+                f"calibration set `{chosen.name}` was made of other images than {chosen.data} holds now",
+                hint=f"restore the images, or set sha256 in calib/{chosen.name}.toml to {sha256}",
+            )
+        return cls(dataset, indices, sha256, chosen.seed, preprocess or chosen.preprocess)
+
+    def sample_shape(self, preprocess: Preprocess | None) -> tuple[int, ...]:
+        """The shape of one prepared image, with a batch axis of 1."""
+        sample: NDArray[Any] = self.dataset.load(self.indices[0])
+        if not self.dataset.ready and preprocess is not None:
+            sample = apply(sample, preprocess)
+        return (1, *sample.shape)
+
+
+class ModelInputs:
+    """Feeds for a model of `inputs`: from `images`, or random where there are none."""
+
+    def __init__(
+        self,
+        inputs: tuple[TensorSpec, ...],
+        preprocess: Preprocess | None,
+        images: CalibrationImages | None,
+        seed: int,
+    ) -> None:
+        self._inputs = inputs
+        self._preprocess = preprocess
+        self._images = images
+        self._seed = seed
+
+    @property
+    def kind(self) -> Literal["calibration", "random"]:
+        """Where they come from."""
+        return "random" if self._images is None else "calibration"
+
+    @property
+    def example(self) -> Feed:
+        """One of them."""
+        if self._images is None:
+            return random_feed(self._inputs, seed=self._seed, index=0)
+        return next(self._prepared(self._images, self._images.indices[: self._inputs[0].shape[0]]))
+
+    @cached_property
+    def parity(self) -> Sequence[Feed]:
+        """The inputs that parities are measured on, in memory because each artifact is given the same ones."""
+        if self._images is None:
+            return [random_feed(self._inputs, seed=self._seed, index=index) for index in range(_RANDOM_FEEDS)]
+        count = INT8_PARITY_FEEDS * self._inputs[0].shape[0]
+        return list(self._prepared(self._images, self._images.indices[:count]))
+
+    def calibration(self) -> Iterator[Feed]:
+        """All calibration inputs, each prepared when it is asked for, so that their number costs no memory.
+
+        Raises:
+            DataError: there are no images, or one cannot be prepared.
+        """
+        if self._images is None:
+            raise DataError("there are no calibration images")
+        return self._prepared(self._images, self._images.indices)
+
+    def _prepared(self, images: CalibrationImages, indices: Sequence[int]) -> Iterator[Feed]:
+        if len(self._inputs) != 1:
+            raise DataError(
+                f"images feed one input; the model has {len(self._inputs)}",
+                hint="leave --calib out: parity is then measured on random inputs and int8 is skipped",
+            )
+        spec = self._inputs[0]
+        for batch in batches(images.dataset, indices, self._preprocess, spec):
+            yield {spec.name: batch}
+
+
+def random_feed(inputs: Sequence[TensorSpec], *, seed: int, index: int) -> dict[str, NDArray[Any]]:
+    """One tensor per input: standard normal for floats, 0 or 1 for integers; the same for one `seed` and `index`."""
+    generator = np.random.default_rng((seed, index))
+    return {spec.name: _random_tensor(generator, spec) for spec in inputs}
+
+
+def _random_tensor(generator: np.random.Generator, spec: TensorSpec) -> NDArray[Any]:
+    if spec.dtype.startswith("float"):
+        return generator.standard_normal(spec.shape).astype(spec.dtype)
+    return generator.integers(0, 2, spec.shape).astype(spec.dtype)

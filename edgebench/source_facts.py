@@ -1,0 +1,176 @@
+"""What is known of a source without loading it again: its inputs and outputs, its preprocessing, where it came from.
+
+Loading takes seconds of imports, so the facts are kept in the cache, under everything that decides them, together with
+the hashes of the local files that the network was built from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from edgebench._version import __version__
+from edgebench.agent.codec import decode, encode
+from edgebench.cache import ArtifactCache, key_of
+from edgebench.errors import DataError, SourceError, UsageError
+from edgebench.evaluate.preprocess import resolve_preprocess
+from edgebench.exporters.parity import open_runner
+from edgebench.exporters.steps import Feed, tool_versions
+from edgebench.files import file_sha256
+from edgebench.model_inputs import CalibrationImages, ModelInputs
+from edgebench.progress import Progress
+from edgebench.source.load import LoadedSource, load
+from edgebench.source.onnx_file import describe
+from edgebench.source.sniff import Identity
+from edgebench.types import Preprocess, SourceInfo, TensorSpec
+
+__all__ = ["SourceFacts", "SourceLoader", "find_facts"]
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Inputs with every length known; `precision` is "fp32" for a network, what the file says for ONNX;
+    `dependencies` maps local files to their sha256."""
+
+    info: SourceInfo
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess | None
+    precision: str
+    dependencies: dict[str, str]
+
+
+class SourceLoader:
+    """Loads the source when its module is first needed, which for a cached export is never."""
+
+    def __init__(self, identity: Identity, arch: str | None, trust: bool) -> None:
+        self.identity = identity
+        self.arch = arch
+        self.trust = trust
+
+    @cached_property
+    def loaded(self) -> LoadedSource:
+        """The network in memory."""
+        return load(self.identity, arch=self.arch, trust=self.trust)
+
+
+def find_facts(
+    loader: SourceLoader,
+    cache: ArtifactCache,
+    images: CalibrationImages | None,
+    preprocess: str | None,
+    input_shape: Sequence[int] | None,
+    progress: Progress,
+) -> SourceFacts:
+    """The facts, out of the cache while neither the source nor the code that it came from has changed.
+
+    Raises:
+        SourceError: it cannot be loaded, or does not take the input shape.
+        DataError: it is not known how its images are prepared.
+    """
+    asked = preprocess if images is None else images.preprocess
+    identity = loader.identity
+    key = key_of(
+        edgebench=__version__,
+        sha256=identity.sha256,
+        spec=identity.spec,
+        arch=loader.arch,
+        trust=loader.trust,
+        preprocess=None if asked is None else resolve_preprocess(asked),
+        images=None if images is None else (images.sha256, images.dataset.ready, images.dataset.default_preprocess),
+        input_shape=input_shape,
+        tools=tool_versions(("torch", "torchvision", "onnx", "onnxruntime")),
+    )
+    record = cache.find_record(key)
+    if record is not None and _unchanged(record["dependencies"]):
+        return decode(SourceFacts, record, "the export cache")
+    progress.start("source")
+    facts = _describe(loader, images, asked, input_shape)
+    cache.add_record(key, encode(facts))
+    progress.done(f"{facts.info.kind}, {facts.info.architecture or 'architecture of its own'}")
+    return facts
+
+
+def _unchanged(dependencies: Mapping[str, str]) -> bool:
+    return all(Path(path).is_file() and file_sha256(Path(path)) == sha256 for path, sha256 in dependencies.items())
+
+
+def _describe(
+    loader: SourceLoader, images: CalibrationImages | None, asked: str | None, input_shape: Sequence[int] | None
+) -> SourceFacts:
+    loaded = loader.loaded
+    path = loader.identity.path
+    preprocess = _choose_preprocess(asked, images, loaded)
+    if loader.identity.kind == "onnx" and path is not None:
+        described = describe(path)
+        free, precision = described.inputs, described.precision
+    else:
+        free, precision = (TensorSpec("input", tuple(loaded.input_shape or ()), "float32"),), "fp32"
+    inputs = _concrete(free, input_shape, images, preprocess)
+    example = ModelInputs(inputs, preprocess, images, seed=0).example
+    outputs = _try(loader, inputs, example)
+    return SourceFacts(loaded.info, inputs, outputs, preprocess, precision, dict(loaded.dependencies))
+
+
+def _choose_preprocess(asked: str | None, images: CalibrationImages | None, loaded: LoadedSource) -> Preprocess | None:
+    if asked is not None:
+        return resolve_preprocess(asked)
+    if images is not None and images.dataset.ready:
+        return None
+    if loaded.preprocess is not None:
+        return loaded.preprocess
+    default = loaded.preprocess_name or (None if images is None else images.dataset.default_preprocess)
+    if default is not None:
+        return resolve_preprocess(default)
+    if images is None:
+        return None
+    raise DataError(
+        f"it is not known how {loaded.info.path} wants the images of {images.dataset.spec} prepared",
+        hint="name it: --preprocess imagenet, cifar10, mnist, none or a TOML file (see docs/data.md)",
+    )
+
+
+def _concrete(
+    free: tuple[TensorSpec, ...],
+    asked: Sequence[int] | None,
+    images: CalibrationImages | None,
+    preprocess: Preprocess | None,
+) -> tuple[TensorSpec, ...]:
+    """Every length known: as asked, else as the model has it, else as the images come out."""
+    if asked is not None:
+        if len(free) != 1:
+            raise UsageError(f"--input-shape describes one input, the model has {len(free)}")
+        return (replace(free[0], shape=tuple(asked)),)
+    if all(spec.shape and -1 not in spec.shape for spec in free):
+        return free
+    if len(free) == 1 and images is not None:
+        shape = images.sample_shape(preprocess)
+        known = free[0].shape or (-1,) * len(shape)
+        if len(known) == len(shape):
+            return (replace(free[0], shape=tuple(b if a == -1 else a for a, b in zip(known, shape, strict=True))),)
+    if all(spec.shape and -1 not in spec.shape[1:] for spec in free):
+        return tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in free)
+    raise SourceError(
+        "the model's input shape is not known", hint="pass --input-shape (for example 1,3,224,224), or --calib images"
+    )
+
+
+def _try(loader: SourceLoader, inputs: Sequence[TensorSpec], feed: Feed) -> tuple[TensorSpec, ...]:
+    """The outputs of the source on one input: proof that it takes inputs of that shape."""
+    try:
+        if loader.identity.kind == "onnx":
+            outputs = open_runner("onnx", path=loader.identity.path)(feed)
+        else:
+            outputs = open_runner("source", module=loader.loaded.module)(feed)
+    except Exception as error:
+        shapes = ", ".join(str(list(spec.shape)) for spec in inputs)
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise SourceError(
+            f"the model does not take an input of shape {shapes}: {first}",
+            hint="pass the --input-shape that it was trained with (for example 1,3,32,32)",
+        ) from error
+    return tuple(
+        TensorSpec(f"output{index}", tuple(array.shape), str(array.dtype)) for index, array in enumerate(outputs)
+    )
