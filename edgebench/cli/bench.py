@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from edgebench.cli.json_file import JsonFile
 from edgebench.cli.options import comma_separated, positive_int, positive_ints
 from edgebench.errors import UsageError
 
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.warmup < 0 or args.max_time <= 0:
         raise UsageError("--warmup must not be negative, and --max-time must be above 0")
-    with _JsonFile(args.json) as json_file, open_progress() as progress:
+    json_file = JsonFile(args.json)
+    with open_progress() as progress:
         result = bench(
             *args.paths,
             devices=args.device or ("local",),
@@ -84,37 +85,10 @@ def run(args: argparse.Namespace) -> int:
             command=("edgebench", *sys.argv[1:]),
             progress=progress,
         )
-        json_file.write(run_document(result))
-    if args.json != "-":
+    json_file.write(run_document(result))
+    if not json_file.is_stdout:
         data_console().print(render(result))
     statuses = {cell.status for cell in result.cells}
     if "failed" in statuses:
         return 1
     return 0 if "ok" in statuses else 3
-
-
-class _JsonFile:
-    """The `--json` output, opened before the first measurement, so that a bad path costs nothing."""
-
-    def __init__(self, path: str | None) -> None:
-        self._path = path
-
-    def __enter__(self) -> _JsonFile:
-        if self._path not in (None, "-"):
-            directory = Path(self._path or "").resolve().parent
-            if not directory.is_dir() or Path(self._path or "").is_dir():
-                raise UsageError(f"--json {self._path} cannot be written", hint="name a file in an existing directory")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, document: object) -> None:
-        """Write the document, whole or not at all."""
-        from edgebench.files import write_atomically
-
-        text = json.dumps(document, indent=2) + "\n"
-        if self._path == "-":
-            sys.stdout.write(text)
-        elif self._path is not None:
-            write_atomically(Path(self._path), text)

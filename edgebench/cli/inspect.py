@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from edgebench.cli.json_file import JsonFile
+
 if TYPE_CHECKING:
     from edgebench.errors import EdgebenchError
     from edgebench.source.onnx_file import OnnxDescription
@@ -32,19 +34,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--trust", action="store_true", help="load a file even if that runs code that came with it (default: no)"
     )
-    parser.add_argument("--json", action="store_true", help="write JSON to stdout (default: a table)")
+    parser.add_argument("--json", metavar="FILE", help="write JSON instead, - for stdout (default: a table)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what the file is. A file that may not be loaded, or cannot for want of an extra, is still described."""
-    import json
-
     from edgebench.source.sniff import identify
 
+    json_file = JsonFile(args.json)
     facts = _facts(identify(args.file), args.arch, args.trust)
     if args.json:
-        print(json.dumps(facts, indent=2))  # noqa: T201  stdout is the command's product
+        json_file.write(facts)
     else:
         _show(facts)
     return 0

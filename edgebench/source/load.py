@@ -218,9 +218,10 @@ def _load_state(
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     architecture = find_architecture(shapes, identity.stem, arch)
     module = architecture.build()
-    own = module.state_dict().keys()
-    # Not strict: batch counters may be missing, and everything else has been compared.
-    module.load_state_dict({key: state[name] for key, name in architecture.keys.items() if key in own}, strict=False)
+    # Its own state dict carries the versions that some modules ask for, and batch counters that the file may lack.
+    filled = module.state_dict()
+    filled.update({key: state[name] for key, name in architecture.keys.items() if key in filled})
+    module.load_state_dict(filled)
     notes = (*notes, *folded, *architecture.notes)
     loaded = _finish(identity, module, architecture.name, origin, notes, stored=_stored_dtype(list(state.values())))
     candidate = architecture.candidate

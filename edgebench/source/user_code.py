@@ -26,8 +26,9 @@ OWN_PREFIX = "_edgebench_"
 
 _recorder: tuple[int, set[str]] | None = None
 _hooked = False
-# A module is read from disk once in a process, so a later load must be told what an earlier one found in it.
-_modules_read: dict[str, str] = {}
+# A module is read from disk once in a process, so a later load must be told what an earlier one found in it: by module
+# name, its file's sha256 at that time.
+_modules_read: dict[str, dict[str, str]] = {}
 
 
 @contextlib.contextmanager
@@ -57,10 +58,13 @@ def running_user_code(what: str, folder: Path, *, hint: str | None = None) -> It
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
     installed = _installed_roots(folder)
-    new = (name for name in set(sys.modules) - before if not name.startswith(OWN_PREFIX))
-    modules = (getattr(sys.modules.get(name), "__file__", None) for name in new)
-    _modules_read.update(_hashes((str(path) for path in modules if path), installed))
-    dependencies.update({**_hashes(opened, installed), **_modules_read})
+    for name in set(sys.modules) - before:
+        if not name.startswith(OWN_PREFIX) and (path := _file_of(name)):
+            _modules_read[name] = _hashes({path}, installed)
+    dependencies.update(_hashes(opened, installed))
+    for name, read in _modules_read.items():
+        if _file_of(name) in read:
+            dependencies.update(read)
 
 
 @contextlib.contextmanager
@@ -101,7 +105,12 @@ def _installed_roots(folder: Path) -> list[Path]:
     ]
 
 
-def _hashes(paths: Iterator[str] | set[str], installed: list[Path]) -> dict[str, str]:
+def _file_of(module: str) -> str | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return str(Path(file).resolve()) if isinstance(file, str) else None
+
+
+def _hashes(paths: set[str], installed: list[Path]) -> dict[str, str]:
     found = {}
     for path in {Path(path).resolve() for path in paths}:
         packaged = {"site-packages", "dist-packages"} & set(path.parts)
@@ -116,8 +125,8 @@ def _hashes(paths: Iterator[str] | set[str], installed: list[Path]) -> dict[str,
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = str(Path(edgebench.__file__).parent)
-    theirs = [f for f in frames if not f.filename.startswith((own, "<")) and "site-packages" not in f.filename]
+    others = (str(Path(edgebench.__file__).parent), sysconfig.get_path("stdlib"), "<")
+    theirs = [f for f in frames if not f.filename.startswith(others) and "site-packages" not in f.filename]
     return f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
 
 

@@ -1,0 +1,43 @@
+"""What a run says about its cells."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgebench.figures import baseline_cell, figures
+from tests.unit.runs import cell, run
+
+
+def test_a_cell_is_compared_with_the_baseline_of_its_own_threads() -> None:
+    slow, fast = cell("onnx", (4,), threads=1), cell("onnx", (2,), threads=2)
+    ours = cell("onnx-int8", (1,), threads=2)
+    assert baseline_cell(run(slow, fast, ours), ours) is fast
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    only = cell("torchscript", (1,))
+    found = figures(run(only), only)
+    assert found.relative is None
+    assert found.drop is None
+
+
+def test_a_cell_that_was_not_measured_has_no_figures() -> None:
+    empty = cell("onnx", status="skipped")
+    found = figures(run(empty), empty)
+    assert (found.latency, found.load_ms, found.first_ms, found.memory) == (None, None, None, None)
+
+
+def test_memory_is_the_median_process() -> None:
+    measured = cell("onnx", (1,), (1,), (1,))
+    memory = figures(run(measured), measured).memory
+    assert memory is not None
+    assert memory.peak_bytes - memory.baseline_bytes == 60_000_000
+
+
+def test_agreement_compares_answers_not_correctness() -> None:
+    baseline, ours = cell("onnx", (1,), correct="1100"), cell("onnx-int8", (1,), correct="1010")
+    drop = figures(run(baseline, ours), ours).drop
+    assert drop is not None
+    assert drop.drop_points == pytest.approx(0.0)
+    assert drop.agreement == pytest.approx(0.5)
+    assert drop.ci[0] < 0 < drop.ci[1]

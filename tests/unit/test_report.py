@@ -1,0 +1,77 @@
+"""Numbers and tables for people."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from edgebench.report.run_table import render, render_list
+from edgebench.report.units import MISSING, megabytes, milliseconds, percent, with_interval
+from tests.unit.runs import cell, run
+
+
+def _text(renderable: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [
+        (12.3456, (12.2256, 12.4656), "12.35 ± 0.12"),
+        (12.3456, (11.1, 13.6), "12.3 ± 1.2"),
+        (123.4, (111.0, 136.0), "123 ± 12"),
+        (12.0, (6.0, 24.0), "12 [6, 24]"),
+        (2.0, (2.0, 2.0), "2.000 ± 0.000"),
+        (12.3456, None, "12.3"),
+    ],
+)
+def test_a_figure_has_the_digits_that_its_interval_supports(
+    value: float, interval: tuple[float, float] | None, text: str
+) -> None:
+    assert with_interval(value, interval) == text
+
+
+def test_units_for_people() -> None:
+    assert megabytes(44_800_000) == "44.8"
+    assert megabytes(26_454) == "0.026"
+    assert megabytes(None) == MISSING
+    assert milliseconds(0.01234) == "0.0123"
+    assert milliseconds(123.4) == "123"
+    assert percent(0.995) == "99.5 %"
+    assert percent(None) == MISSING
+
+
+def test_the_table_shows_ratio_drop_and_sizes() -> None:
+    text = _text(
+        render(
+            run(
+                cell("onnx", *[(2_000_000,) * 30] * 3, correct="1" * 50),
+                cell("onnx-int8", (1_000_000,) * 30, (1_010_000,) * 30, (990_000,) * 30, correct="1" * 49 + "0"),
+            )
+        )
+    )
+    assert "0.500 ± 0.012" in text
+    assert "+2.00 [" in text
+    assert "44.8 (41.0)" in text
+    assert "98.0 %" in text
+    assert "60.0" in text
+
+
+def test_a_cell_without_figures_says_why() -> None:
+    skipped = cell("onnx-int8", status="skipped", reason="not exported: int8 needs real images", size=None)
+    text = _text(render(run(cell("onnx", (1_000_000,)), skipped)))
+    assert "onnx-int8: skipped: not exported: int8 needs real images" in text
+
+
+def test_a_percentile_without_samples_is_blank_in_the_table() -> None:
+    text = _text(render(run(cell("onnx", (1_000_000,) * 10, (1_000_000,) * 10))))
+    assert MISSING in text
+
+
+def test_an_empty_list_says_what_to_do() -> None:
+    assert "edgebench bench" in _text(render_list([]))
