@@ -1,0 +1,247 @@
+"""Measuring bundles on this machine: real runtimes in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import edgebench
+from edgebench.bundle import load_bundle, save_bundle
+from edgebench.cli.main import main
+from edgebench.errors import DataError, UsageError
+from edgebench.figures import figures
+from edgebench.store import RunStore
+from edgebench.types import Cell, Run
+from tests.integration.conftest import ROOT
+
+QUICK = edgebench.BenchSettings(processes=2, warmup=1, iterations=10, max_time_s=1.0)
+
+
+@pytest.fixture
+def bundle(tiny_net: str, photos: str) -> Path:
+    return edgebench.export(tiny_net, calib=photos, preprocess="cifar10").path
+
+
+def _cells(run: Run) -> dict[str, Cell]:
+    return {cell.artifact.name: cell for cell in run.cells}
+
+
+def test_every_artifact_is_measured_in_fresh_processes_and_scored(bundle: Path, photos: str) -> None:
+    run = edgebench.bench(bundle, data=photos, settings=QUICK)
+    cells = _cells(run)
+    assert list(cells) == ["torchscript", "onnx", "onnx-sim", "onnx-int8"]
+    assert run.baseline == "onnx"
+    for cell in cells.values():
+        assert cell.status == "ok", cell.reason
+        assert [len(item.samples_ns) for item in cell.measurements] == [10, 10]
+        assert cell.size is not None
+        assert cell.size.bytes == (bundle / f"tiny.{_suffix(cell)}").stat().st_size
+        assert cell.accuracy is not None
+        assert cell.accuracy.samples == 24
+        found = figures(run, cell)
+        assert found.memory is not None
+        assert found.memory.peak_bytes >= found.memory.baseline_bytes
+        assert found.relative is not None
+        assert found.drop is not None
+    # The float artifacts are the same function, so they answer the same.
+    assert cells["onnx"].accuracy == cells["onnx-sim"].accuracy == cells["torchscript"].accuracy
+    assert "imagefolder:photos" in run.inputs
+
+
+def _suffix(cell: Cell) -> str:
+    return {
+        "torchscript": "torchscript.pt",
+        "onnx": "onnx",
+        "onnx-sim": "sim.onnx",
+        "onnx-int8": "int8.onnx",
+    }[cell.artifact.format]
+
+
+def test_a_run_is_stored_and_loads_by_id_and_from_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--processes", "2", "--iterations", "10", "--warmup", "1", "--json", "run.json"]
+    assert main(["bench", str(bundle), *arguments]) == 0
+    assert "× baseline" in capsys.readouterr().out
+    from_file = edgebench.load_run("run.json")
+    assert edgebench.load_run(from_file.id) == from_file
+    document = json.loads(Path("run.json").read_text())
+    for cell in document["cells"]:
+        assert {"artifact", "device", "runtime", "provider", "threads", "batch_size", "scenario", "status"} <= set(cell)
+        assert {"latency", "load_ms", "first_ms", "memory", "size", "accuracy", "relative", "samples_ns"} <= set(cell)
+
+
+def test_json_on_stdout_is_alone_there(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--processes", "1", "--iterations", "5", "--runtime", "onnxruntime", "--json", "-"]
+    assert main(["bench", str(bundle), *arguments]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {cell["runtime"] for cell in document["cells"]} == {"onnxruntime"}
+
+
+def test_a_cell_for_each_number_of_threads_compared_within_it(bundle: Path) -> None:
+    run = edgebench.bench(bundle, runtimes=["onnxruntime"], threads=[1, 2], settings=QUICK)
+    assert sorted((cell.artifact.name, cell.threads) for cell in run.cells) == [
+        (name, threads) for name in ("onnx", "onnx-int8", "onnx-sim") for threads in (1, 2)
+    ]
+
+
+def test_what_failed_its_parity_is_not_measured_silently(bundle: Path) -> None:
+    _mark_failed(bundle, "onnx-sim")
+    skipped = _cells(edgebench.bench(bundle, runtimes=["onnxruntime"], settings=QUICK))["onnx-sim"]
+    assert skipped.status == "skipped"
+    assert "--include-failed" in (skipped.reason or "")
+    assert skipped.measurements == ()
+    asked = edgebench.bench(bundle, runtimes=["onnxruntime"], settings=QUICK, include_failed=True)
+    assert _cells(asked)["onnx-sim"].status == "ok"
+
+
+def _mark_failed(path: Path, name: str) -> None:
+    from dataclasses import replace
+
+    bundle = load_bundle(path)
+    artifacts = tuple(
+        replace(artifact, status="failed", reason="step onnx-sim broke parity") if artifact.name == name else artifact
+        for artifact in bundle.artifacts
+    )
+    save_bundle(path, replace(bundle, artifacts=artifacts))
+
+
+def test_a_file_that_changed_since_its_export_is_not_measured(bundle: Path) -> None:
+    other = bundle / "tiny.sim.onnx"
+    content = other.read_bytes()
+    other.unlink()
+    other.write_bytes(content + b"\0")
+    run = edgebench.bench(bundle, runtimes=["onnxruntime"], settings=QUICK)
+    assert "not the file that was exported" in (_cells(run)["onnx-sim"].reason or "")
+
+
+def test_a_runtime_that_crashes_fails_its_cell_and_no_other(bundle: Path) -> None:
+    # A truncated model whose sha256 the bundle agrees with: the runtime itself must refuse it.
+    from dataclasses import replace
+
+    from edgebench.files import file_sha256
+
+    broken = bundle / "tiny.sim.onnx"
+    content = broken.read_bytes()
+    broken.unlink()
+    broken.write_bytes(content[: len(content) // 2])
+    known = load_bundle(bundle)
+    artifacts = tuple(
+        replace(artifact, sha256=file_sha256(broken)) if artifact.name == "onnx-sim" else artifact
+        for artifact in known.artifacts
+    )
+    save_bundle(bundle, replace(known, artifacts=artifacts))
+    cells = _cells(edgebench.bench(bundle, runtimes=["onnxruntime"], settings=QUICK))
+    assert cells["onnx-sim"].status == "failed"
+    assert cells["onnx-sim"].reason
+    assert cells["onnx"].status == cells["onnx-int8"].status == "ok"
+
+
+def test_two_bundles_stand_in_one_table(bundle: Path, photos: str) -> None:
+    shutil.copy("tiny_net.py", "other_net.py")
+    second = edgebench.export("other_net.py:tiny", "other.eb", calib=photos, preprocess="cifar10", formats=["onnx"])
+    run = edgebench.bench(bundle, second, runtimes=["onnxruntime"], settings=QUICK)
+    assert [cell.artifact.name for cell in run.cells] == ["tiny/onnx", "tiny/onnx-sim", "tiny/onnx-int8", "other/onnx"]
+    assert run.baseline == "tiny/onnx"
+
+
+def test_one_artifact_of_a_bundle_is_prepared_as_the_bundle_says(bundle: Path, photos: str) -> None:
+    run = edgebench.bench(bundle / "tiny.int8.onnx", data=photos, settings=QUICK)
+    (only,) = run.cells
+    assert only.artifact.name == "onnx-int8"
+    assert only.accuracy is not None
+
+
+def test_a_lone_onnx_file_is_measured_with_images_prepared_as_asked(bundle: Path, photos: str) -> None:
+    shutil.copy(bundle / "tiny.onnx", "lone.onnx")
+    expected = _cells(edgebench.bench(bundle / "tiny.onnx", data=photos, settings=QUICK))["onnx"].accuracy
+    run = edgebench.bench("lone.onnx", data=photos, preprocess="cifar10", settings=QUICK)
+    assert run.cells[0].accuracy == expected
+    with pytest.raises(DataError, match="nothing says how"):
+        edgebench.bench("lone.onnx", data=photos, settings=QUICK)
+
+
+def test_normalising_otherwise_than_the_bundle_is_refused(bundle: Path, photos: str) -> None:
+    with pytest.raises(UsageError, match="exported with the preprocessing `cifar10`, not `imagenet`"):
+        edgebench.bench(bundle, data=photos, preprocess="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "imagefolder:flat"), "no labels"),
+        (("--data", "imagefolder:many"), "has the label 4"),
+        (("--data", "imagefolder:broken"), "broken.png"),
+        (("--device", "rpi99"), "no device profile `rpi99`"),
+        (("--runtime", "tensorrt9"), "unknown runtime `tensorrt9`"),
+        (("--baseline", "onnx-int4"), "no artifact `onnx-int4`"),
+        (("--resume", "2001"), "no run `2001`"),
+    ],
+)
+def test_bad_input_costs_no_measurement(
+    arguments: tuple[str, ...], message: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("photos/class0", "flat")
+    shutil.copytree("photos", "many")
+    shutil.copytree("photos/class0", "many/class4")
+    shutil.copytree("photos", "broken")
+    (tmp_path / "broken" / "class0" / "0.png").unlink()
+    (tmp_path / "broken" / "class0" / "0broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but not really")
+    assert main(["bench", str(bundle), *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("error: ") == 1
+    assert said.out == ""
+    assert list(RunStore().list()) == []
+
+
+def test_an_interrupted_run_is_stored_and_goes_on(bundle: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from edgebench.cli.main import main; sys.exit(main())"]
+    arguments = ["bench", str(bundle), "--runtime", "onnxruntime", "--processes", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, *arguments, "--iterations", "1000000", "--max-time", "1"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not _measured() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    before = edgebench.load_run("latest")
+    assert 0 < sum(len(cell.measurements) for cell in before.cells) < 9
+    settings = edgebench.BenchSettings(processes=3, iterations=5, max_time_s=1.0)
+    after = edgebench.bench(bundle, runtimes=["onnxruntime"], settings=settings, resume=before.id)
+    assert after.id == before.id
+    for old, new in zip(before.cells, after.cells, strict=True):
+        assert new.status == "ok"
+        assert len(new.measurements) == 3
+        assert new.measurements[: len(old.measurements)] == old.measurements
+
+
+def _measured() -> bool:
+    return any(cell.measurements for run in RunStore().list() for cell in run.cells)
+
+
+def test_nothing_is_written_to_the_home_directory(bundle: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    code = (
+        "import edgebench\n"
+        "edgebench.export('tiny_net.py:tiny', 'fresh.eb', calib='imagefolder:photos', preprocess='cifar10', opset=20)\n"
+        "edgebench.bench('fresh.eb', settings=edgebench.BenchSettings(processes=1, iterations=2))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
