@@ -14,6 +14,7 @@ scratch, not copied from the other.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
         preprocess="digits",
         epochs=1,
         batch_size=16,
-        learning_rate=0.02,
+        learning_rate=0.01,
         warm_up=0.2,
         weight_decay=5e-4,
         shift=2,
@@ -151,6 +152,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = arguments.data.partition(":")[0]
     if kind not in RECIPES:
         parser.error(f"there is no recipe for the data `{kind}`; there are: {', '.join(RECIPES)}")
+    for option in ("epochs", "threads"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            parser.error(f"--{option} is {value}; it is 1 or more")
+    output: Path = arguments.output or Path(f"{arguments.factory}.pt")
+    # Before hours of training, not after them.
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        parser.error(f"{output} cannot be written; choose another file with -o")
     recipe = RECIPES[kind] if arguments.epochs is None else replace(RECIPES[kind], epochs=arguments.epochs)
 
     # Before the factory, which draws the initial weights.
@@ -159,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = train(model, recipe, arguments.data, seed=arguments.seed, threads=arguments.threads, progress=_Lines())
         save_checkpoint(
-            arguments.output or Path(f"{arguments.factory}.pt"),
+            output,
             model,
             result,
             architecture=f"models/{Path(__file__).name}:{arguments.factory}",

@@ -21,6 +21,12 @@ from edgebench.agent.environment import switch_telemetry_off
 __all__ = ["quantize"]
 
 _TRANSFORMER_OPERATORS = frozenset({"LayerNormalization", "Softmax"})
+# DequantizeLinear has an axis from here on.
+_PER_CHANNEL_OPSET = 13
+# The IR version that belongs to that operator set.
+_OLDEST_IR_VERSION = 7
+# onnxruntime's severities; warning is its default.
+_ORT_WARNING, _ORT_ERROR = 2, 3
 _MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
@@ -41,10 +47,12 @@ def quantize(
 
     kinds = {"int8": ort_quantization.QuantType.QInt8, "uint8": ort_quantization.QuantType.QUInt8}
     with tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch, _quiet():
-        prepared = Path(scratch) / "prepared.onnx"
+        upgraded, prepared = Path(scratch) / "upgraded.onnx", Path(scratch) / "prepared.onnx"
+        onnx.save(_upgraded(onnx.load(source)), upgraded)
         # Infers the shapes that per-channel scales need, and folds batch norms that an exporter left (legacy ones do).
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(upgraded), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(prepared)
+        _flatten_biases(model)
         operators = {node.op_type for node in model.graph.node}
         transformer = operators >= _TRANSFORMER_OPERATORS
         ort_quantization.quantize_static(
@@ -63,6 +71,31 @@ def quantize(
     return (f"{scheme}, {scope}",)
 
 
+def _upgraded(model: Any) -> Any:
+    """The model in an operator set that has scales per channel, and with its weights as constants alone."""
+    import onnx.version_converter
+
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < _PER_CHANNEL_OPSET:
+        model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
+    # Before IR version 4 weights had to be inputs too, which a caller might override, so that nothing is folded.
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, _OLDEST_IR_VERSION)
+    return model
+
+
+def _flatten_biases(model: Any) -> None:
+    """Make Gemm's biases of `[1, N]` the `[N]` that they are broadcast as: onnxruntime 1.31's quantizer fails on the
+    former per channel, and its own optimizer makes them when it fuses MatMul and Add."""
+    biases = {node.input[2] for node in model.graph.node if node.op_type == "Gemm" and len(node.input) > 2}
+    for tensor in model.graph.initializer:
+        if tensor.name in biases and len(tensor.dims) == 2 and tensor.dims[0] == 1:
+            del tensor.dims[0]
+
+
 class _Reader:
     """Hands the feeds to onnxruntime one by one, so that only one is in memory."""
 
@@ -76,10 +109,14 @@ class _Reader:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer logs its advice ("consider pre-processing") to the root logger, for what was done already."""
+    """The quantizer logs advice for what was done already, and the runtime each weight that it does not need."""
+    import onnxruntime
+
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(_ORT_ERROR)
     try:
         yield
     finally:
+        onnxruntime.set_default_logger_severity(_ORT_WARNING)
         logging.disable(previous)

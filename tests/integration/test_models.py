@@ -215,7 +215,6 @@ def test_quaternion_convolution_multiplies_as_hamilton_wrote() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("file", "factory"), FACTORIES[1:])
 def test_both_exporters_keep_the_outputs(
     file: str, factory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -253,6 +252,7 @@ def test_training_on_the_files_of_cifar10_makes_the_loss_fall(cifar10: Path) -> 
 
 
 def test_training_learns_what_generalises_to_the_test_split() -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
     result = train(tiny(), replace(RECIPE, epochs=3), "digits", threads=1)
 
     # Of 1,797 samples those with index 4, 9, ..., 1,794. A guess would be right in 10 %.
@@ -275,9 +275,8 @@ def test_same_seed_gives_the_same_weights(cifar10: Path) -> None:
 
 
 def test_training_leaves_torch_as_it_was(cifar10: Path) -> None:
-    before, state = torch.get_num_threads(), torch.get_rng_state()
     model = tiny()
-    state = torch.get_rng_state()
+    before, state = torch.get_num_threads(), torch.get_rng_state()
 
     train(model, replace(RECIPE, preprocess="cifar10", epochs=1), f"cifar10:{cifar10}", threads=1)
 
@@ -402,6 +401,24 @@ def test_script_reports_missing_data_with_a_hint_and_code_2(tmp_path: Path) -> N
     assert "error: nowhere is not a directory" in finished.stderr
     assert "hint: " in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--data", "mnist:there"), "no recipe for the data `mnist`"),
+        (("--data", "digits", "--epochs", "0"), "--epochs is 0"),
+        (("--data", "digits", "-o", "no/such/folder.pt"), "no/such/folder.pt cannot be written"),
+    ],
+)
+def test_script_refuses_before_it_trains(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load("resnet18_cifar").main(arguments)
+
+    assert caught.value.code == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_digits_recipe_of_resnet18_is_for_its_data() -> None:
