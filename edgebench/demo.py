@@ -7,22 +7,27 @@ better? What a run of it made is used again by the next.
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgebench.config import search_directories
-from edgebench.errors import UsageError
+from edgebench.errors import MissingExtra, UsageError
 from edgebench.measure.bench import bench
 from edgebench.pipeline import Exported, export
 from edgebench.progress import Progress
+from edgebench.training import save_checkpoint, train
 from edgebench.types import Run
 
 __all__ = ["VARIANTS", "demo"]
 
 # What to train, and what it shows in the table.
 VARIANTS = {"resnet18": "ReLU", "resnet18_relu6": "ReLU6"}
+_DATA = "digits"
 _CALIBRATION_SET = "digits256"
-_TEST_DATA = "digits:test"
+_SEED = 0
 
 
 def demo(directory: Path, progress: Progress, command: Sequence[str] = ()) -> tuple[list[Exported], Run]:
@@ -32,6 +37,9 @@ def demo(directory: Path, progress: Progress, command: Sequence[str] = ()) -> tu
         UsageError: the directory is a file.
         MissingExtra: torch or scikit-learn is not installed.
     """
+    for module, extra in (("torch", "torch"), ("sklearn", "digits")):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(module, extra)
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file, not a directory", hint="choose another directory with -o")
     directory.mkdir(parents=True, exist_ok=True)
@@ -44,11 +52,16 @@ def demo(directory: Path, progress: Progress, command: Sequence[str] = ()) -> tu
         else:
             _train(factory, checkpoint, progress)
         bundles.append(export(checkpoint, directory / f"{factory}.eb", calib=_CALIBRATION_SET, progress=progress))
-    return bundles, bench(*bundles, data=_TEST_DATA, command=command, progress=progress)
+    return bundles, bench(*bundles, data=f"{_DATA}:test", command=command, progress=progress)
 
 
 def _train(factory: str, checkpoint: Path, progress: Progress) -> None:
-    from edgebench.training import train_file
+    import torch
 
-    architecture = search_directories("models")[-1] / "resnet18_cifar.py"
-    train_file(architecture, factory, "digits", checkpoint, progress=progress)
+    path = search_directories("models")[-1] / "resnet18_cifar.py"
+    architecture: Any = runpy.run_path(str(path))
+    # Before the factory, which draws the initial weights.
+    torch.manual_seed(_SEED)
+    model = architecture[factory]()
+    result = train(model, architecture["RECIPES"][_DATA], _DATA, seed=_SEED, progress=progress)
+    save_checkpoint(checkpoint, model, result, architecture=f"models/{path.name}:{factory}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgebench import stats
 from edgebench.agent.wire import Memory
-from edgebench.evaluate.metrics import drop_interval, mcnemar_exact
+from edgebench.evaluation.metrics import drop_interval, mcnemar_exact
 from edgebench.types import Cell, Run
 
 __all__ = ["AccuracyDrop", "Figures", "baseline_cell", "figures"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgebench.config import find_calibration_set
 from edgebench.errors import DataError
-from edgebench.evaluate.datasets import Dataset, batches, choose, content_sha256, open_dataset
-from edgebench.evaluate.preprocess import apply
+from edgebench.evaluation.datasets import Dataset, batches, choose, content_sha256, open_dataset
+from edgebench.evaluation.preprocess import apply
 from edgebench.exporters.chain import INT8_PARITY_FEEDS
 from edgebench.types import CalibrationSet, Preprocess, TensorSpec
 

@@ -12,6 +12,7 @@ from edgebench.bundle import SCHEMA, check_directory, save_bundle, save_inputs
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EnvironmentFailure, UsageError
 from edgebench.exporters.chain import ChainRequest, Tolerance, run_chain
+from edgebench.exporters.steps import tool_versions
 from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.progress import Progress, Silent
 from edgebench.source.sniff import identify
@@ -98,7 +99,12 @@ def export(
         name=name,
         source_format="onnx-source" if identity.kind == "onnx" else "source",
         source_precision=source.precision,
-        source_key=key_of(info=source.info.sha256, arch=source.info.architecture, dependencies=source.dependencies),
+        source_key=key_of(
+            sha256=source.info.sha256,
+            architecture=source.info.architecture,
+            dependencies=source.dependencies,
+            tools=tool_versions(("torch", "torchvision")),
+        ),
         source_path=identity.path,
         load_module=lambda: loader.loaded.module,
         inputs=source.inputs,

@@ -15,7 +15,7 @@ from edgebench._version import __version__
 from edgebench.agent.codec import decode, encode
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import DataError, SourceError, UsageError
-from edgebench.evaluate.preprocess import resolve_preprocess
+from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.exporters.parity import open_runner
 from edgebench.exporters.steps import Feed, tool_versions
 from edgebench.files import file_sha256

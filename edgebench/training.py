@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgebench.errors import DataError, EdgebenchError, EnvironmentFailure, MissingExtra
-from edgebench.evaluate.datasets import open_dataset
-from edgebench.evaluate.preprocess import apply, resolve_preprocess
+from edgebench.evaluation.datasets import open_dataset
+from edgebench.evaluation.preprocess import apply, resolve_preprocess
 from edgebench.progress import Progress, Silent
 from edgebench.types import Preprocess
 
@@ -135,7 +135,8 @@ def train(
         top1 = _top1(model, test, progress)
         model.to("cpu").to(memory_format=torch.contiguous_format)
     seconds = time.perf_counter() - started
-    progress.done(f"{top1:.1f} % of {len(test.y)} test images right after {recipe.epochs} epochs, {seconds:.0f} s")
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+    progress.done(f"{top1:.1f} % of {len(test.y)} test images right after {epochs}, {seconds:.0f} s")
     return TrainingResult(recipe, data, seed, device, losses, top1, len(test.y), seconds)
 
 

@@ -2,8 +2,8 @@
 
 Gaudet and Maida, "Deep Quaternion Networks" (2018): channels come in four equal groups, the parts r, i, j, k of
 quaternions, and a weight multiplies them by the Hamilton product, so that four tensors stand for sixteen. The real
-weight is put together in `forward`: training and pruning see the four, and an exporter that folds constants leaves
-plain convolutions.
+weight is put together in `forward`: training and pruning see the four. The dynamo ONNX exporter leaves most of
+that in the graph, with the normalisation behind it; onnxsim folds both and leaves plain convolutions.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 1 when a cell failed, 3 when nothing could be measured here."""
+    """Measure and print; 1 when a cell failed or none may be measured, 3 when no runtime is here."""
     from edgebench.cli.terminal import data_console, open_progress
     from edgebench.measure.bench import BenchSettings, bench
     from edgebench.report.run_table import render
@@ -89,6 +89,6 @@ def run(args: argparse.Namespace) -> int:
     if not json_file.is_stdout:
         data_console().print(render(result))
     statuses = {cell.status for cell in result.cells}
-    if "failed" in statuses:
+    if "failed" in statuses or statuses == {"skipped"}:
         return 1
     return 0 if "ok" in statuses else 3

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"hint: {error.hint}")
         return error.exit_code
     except KeyboardInterrupt:
-        say("interrupted: what was finished is saved; the same command goes on from there")
+        say("interrupted: what was finished is saved")
         return _INTERRUPTED
     except BrokenPipeError:
         # `edgebench runs | head`: the reader went. Python would complain once more while it flushes at exit.

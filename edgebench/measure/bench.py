@@ -23,7 +23,7 @@ from edgebench.agent.environment import describe_machine, usable_cpus
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
 from edgebench.config import find_device
 from edgebench.errors import UsageError
-from edgebench.evaluate.preprocess import resolve_preprocess
+from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.jobs import JobRunner, write_feeds
 from edgebench.measure.scoring import EvaluationData, score_cells
 from edgebench.measure.size import compressed_size
@@ -110,9 +110,13 @@ def bench(
             run=_first_state(tasks, store, resume, command, baseline),
             settings=chosen,
         )
-        session.measure(watch)
-        if evaluation is not None:
-            session.score(evaluation, watch)
+        try:
+            session.measure(watch)
+            if evaluation is not None:
+                session.score(evaluation, watch)
+        except KeyboardInterrupt:
+            watch.warn(f"run {session.run.id} is not complete: the same command with --resume {session.run.id} goes on")
+            raise
     return session.run
 
 
@@ -244,12 +248,12 @@ class _Session:
     def measure(self, progress: Progress) -> None:
         """Rounds of one process a cell, until every cell has its number of processes."""
         settings = self._settings
+        rounds = range(settings.processes)
+        progress.start("measure", total=len(self._tasks) * len(rounds))
         with_size = [
             replace(cell, size=self._size(task)) for task, cell in zip(self._tasks, self.run.cells, strict=True)
         ]
         self._put(dict(enumerate(with_size)))
-        rounds = range(settings.processes)
-        progress.start("measure", total=len(self._tasks) * len(rounds))
         for number in rounds:
             order = list(range(len(self._tasks)))
             random.Random(f"{self.run.id} {number}").shuffle(order)

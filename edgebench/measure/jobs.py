@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -48,10 +49,11 @@ class JobRunner:
         job_path.write_text(json.dumps(encode(job)))
         limit_s = timeout_s or 2 * job.max_time_s + _SLACK_S
         root = str(Path(edgebench.__file__).resolve().parents[1])
+        search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         ended = self._target.run(
             [sys.executable, "-m", "edgebench.agent", str(job_path), str(result_path)],
             timeout_s=limit_s,
-            environment={**TELEMETRY_OFF, "PYTHONPATH": root},
+            environment={**TELEMETRY_OFF, "PYTHONPATH": search},
         )
         if ended.timed_out:
             return _failed(f"no result after {limit_s:.0f} s; the process was stopped")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job
 from edgebench.errors import DataError
-from edgebench.evaluate.datasets import Dataset, batches, choose, content_sha256, open_dataset
-from edgebench.evaluate.metrics import accuracy
+from edgebench.evaluation.datasets import Dataset, batches, choose, content_sha256, open_dataset
+from edgebench.evaluation.metrics import accuracy
 from edgebench.measure.jobs import JobRunner, read_output, write_feeds
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress

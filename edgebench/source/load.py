@@ -9,7 +9,7 @@ import importlib
 import pickle
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -208,7 +208,17 @@ def _load_pickle(identity: Identity, arch: str | None, trust: bool) -> LoadedSou
     else:
         loaded = _load_state(identity, content, arch, origin, notes)
     loaded.dependencies.update(read)
+    if (trained_with := _trained_with(value)) is not None:
+        loaded = replace(loaded, preprocess=None, preprocess_name=trained_with)
     return loaded
+
+
+def _trained_with(checkpoint: object) -> str | None:
+    """The preprocessing that a checkpoint of `edgebench.training` names; it knows better than the architecture."""
+    if not isinstance(checkpoint, dict) or not {"state_dict", "architecture", "preprocess"} <= set(checkpoint):
+        return None
+    name = checkpoint["preprocess"]
+    return name if isinstance(name, str) else None
 
 
 def _load_state(

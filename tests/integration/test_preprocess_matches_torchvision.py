@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebench.evaluate.datasets import open_dataset
-from edgebench.evaluate.preprocess import BUILT_IN, apply
+from edgebench.evaluation.datasets import open_dataset
+from edgebench.evaluation.preprocess import BUILT_IN, apply
 from edgebench.types import Interpolation, Preprocess
 
 transforms: Any = pytest.importorskip("torchvision.transforms", reason="needs torchvision")

@@ -1,4 +1,4 @@
-"""Trained models and labelled images from elsewhere: all flow through, and the fp32 artifacts are as accurate as stated."""
+"""Trained models and labelled images from elsewhere: all flow through, as accurate as their sources say."""
 
 from __future__ import annotations
 

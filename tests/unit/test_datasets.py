@@ -23,9 +23,9 @@ from PIL import Image
 
 from edgebench.config import find_calibration_set
 from edgebench.errors import DataError, MissingExtra
-from edgebench.evaluate.arrays import Arrays
-from edgebench.evaluate.datasets import KINDS, batches, choose, content_sha256, open_dataset, overlap
-from edgebench.evaluate.preprocess import BUILT_IN
+from edgebench.evaluation.arrays import Arrays
+from edgebench.evaluation.datasets import KINDS, batches, choose, content_sha256, open_dataset, overlap
+from edgebench.evaluation.preprocess import BUILT_IN
 from edgebench.types import Preprocess, TensorSpec
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -15,7 +15,7 @@ AGENT = sorted((PACKAGE / "agent").rglob("*.py"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # These stand beside each other; what joins them stands above.
-APART = {"agent", "source", "exporters", "quantize", "evaluate", "targets", "stats", "store"}
+APART = {"agent", "source", "exporters", "quantize", "evaluation", "targets", "stats", "store"}
 ALLOWED = {("exporters", "quantize"), *((name, "agent") for name in APART)}
 
 

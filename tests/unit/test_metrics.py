@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgebench.errors import DataError
-from edgebench.evaluate.metrics import accuracy, drop_interval, mcnemar_exact
+from edgebench.evaluation.metrics import accuracy, drop_interval, mcnemar_exact
 from edgebench.types import Accuracy
 
 pairs = st.lists(st.sampled_from(["11", "10", "01", "00"]), max_size=60)

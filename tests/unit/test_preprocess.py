@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgebench.errors import DataError, UsageError
-from edgebench.evaluate.preprocess import BUILT_IN, apply, keeps_values, resolve_preprocess
+from edgebench.evaluation.preprocess import BUILT_IN, apply, keeps_values, resolve_preprocess
 from edgebench.types import Preprocess
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from edgebench.config import find_calibration_set, names
 from edgebench.errors import DataError
-from edgebench.evaluate.arrays import Split, open_cifar10, open_digits, open_mnist, open_npz
-from edgebench.evaluate.image_files import open_csv, open_imagefolder
-from edgebench.evaluate.preprocess import apply, keeps_values, resolve_preprocess
+from edgebench.evaluation.arrays import Split, open_cifar10, open_digits, open_mnist, open_npz
+from edgebench.evaluation.image_files import open_csv, open_imagefolder
+from edgebench.evaluation.preprocess import apply, keeps_values, resolve_preprocess
 from edgebench.types import Preprocess, TensorSpec
 
 if TYPE_CHECKING:
