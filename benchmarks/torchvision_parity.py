@@ -2,8 +2,8 @@
 
     python benchmarks/torchvision_parity.py --calib imagefolder:photos/ [--samples 32] [NAME ...]
 
-The weights are untrained (seed 0), because the table is about the exporters. Error and SQNR do not need trained weights;
-the agreement of int8 is lower without them, as the classes of an untrained network are nearly tied.
+The weights are untrained (seed 0): the table is about the exporters, and error and SQNR need no training; but the
+agreement of int8 is lower than with trained ones, as the classes of an untrained network are nearly tied.
 """
 
 from __future__ import annotations

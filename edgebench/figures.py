@@ -11,7 +11,7 @@ from edgebench.agent.wire import Memory
 from edgebench.evaluation.metrics import drop_interval, mcnemar_exact
 from edgebench.types import Cell, Run
 
-__all__ = ["AccuracyDrop", "Figures", "baseline_cell", "figures"]
+__all__ = ["AccuracyDrop", "Figures", "accuracy_drop", "baseline_cell", "figures"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def figures(run: Run, cell: Cell) -> Figures:
         first_ms=_median_ms([item.first_ns for item in measured]),
         memory=_median_memory([item.memory for item in measured]),
         relative=None if baseline is None else stats.ratio(_samples(baseline), _samples(cell)),
-        drop=None if baseline is None else _drop(baseline, cell),
+        drop=None if baseline is None else accuracy_drop(baseline, cell),
     )
 
 
@@ -86,7 +86,8 @@ def _median_memory(values: Sequence[Memory | None]) -> Memory | None:
     )
 
 
-def _drop(baseline: Cell, cell: Cell) -> AccuracyDrop | None:
+def accuracy_drop(baseline: Cell, cell: Cell) -> AccuracyDrop | None:
+    """What `cell` loses against `baseline`; None where they were not scored on the same images."""
     ours, theirs = cell.accuracy, baseline.accuracy
     if ours is None or theirs is None or ours.sha256 != theirs.sha256:
         return None

@@ -93,18 +93,22 @@ class ModelInputs:
         """The inputs that parities are measured on, in memory because each artifact is given the same ones."""
         if self._images is None:
             return [random_feed(self._inputs, seed=self._seed, index=index) for index in range(_RANDOM_FEEDS)]
-        count = INT8_PARITY_FEEDS * self._inputs[0].shape[0]
-        return list(self._prepared(self._images, self._images.indices[:count]))
+        return list(self._prepared(self._images, self._images.indices[: self._parity_images]))
 
     def calibration(self) -> Iterator[Feed]:
-        """All calibration inputs, each prepared when it is asked for, so that their number costs no memory.
+        """All calibration inputs; those that parity does not keep are prepared when they are asked for.
 
         Raises:
             DataError: there are no images, or one cannot be prepared.
         """
         if self._images is None:
             raise DataError("there are no calibration images")
-        return self._prepared(self._images, self._images.indices)
+        yield from self.parity
+        yield from self._prepared(self._images, self._images.indices[self._parity_images :])
+
+    @property
+    def _parity_images(self) -> int:
+        return INT8_PARITY_FEEDS * self._inputs[0].shape[0]
 
     def _prepared(self, images: CalibrationImages, indices: Sequence[int]) -> Iterator[Feed]:
         if len(self._inputs) != 1:

@@ -1,4 +1,4 @@
-"""Static quantization of an fp32 ONNX file through onnxruntime's quantizer, with our settings and our calibration data.
+"""Static quantization of an fp32 ONNX file: our settings and our calibration, onnxruntime's rewriting of the graph.
 
 Which operators are quantized follows from the graph: on a network with Softmax and LayerNormalization only the matrix
 products and convolutions are, because the ranges of attention lose more than they gain (a digits ViT agreed with fp32
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.agent.environment import switch_telemetry_off
+from edgebench.quantize.calibration import activations_of, minmax_ranges
 
 __all__ = ["quantize"]
 
@@ -27,7 +28,7 @@ _PER_CHANNEL_OPSET = 13
 _OLDEST_IR_VERSION = 7
 # onnxruntime's severities; warning is its default.
 _ORT_WARNING, _ORT_ERROR = 2, 3
-_MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
+_MATRIX_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 def quantize(
@@ -38,49 +39,69 @@ def quantize(
 ) -> tuple[str, ...]:
     """Write the int8 model of `source` to `out`; sentences on what was done.
 
-    `options` are those of `settings.for_machine` plus `method` ("minmax").
+    `options` are those of `settings.for_machine`. `calibration` gives the calibration inputs.
     """
     switch_telemetry_off()
-    import onnx
-    from onnxruntime import quantization as ort_quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    kinds = {"int8": ort_quantization.QuantType.QInt8, "uint8": ort_quantization.QuantType.QUInt8}
-    with tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch, _quiet():
-        upgraded, prepared = Path(scratch) / "upgraded.onnx", Path(scratch) / "prepared.onnx"
-        onnx.save(_upgraded(onnx.load(source)), upgraded)
-        # Infers the shapes that per-channel scales need, and folds batch norms that an exporter left (legacy ones do).
-        quant_pre_process(str(upgraded), str(prepared), skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-        _flatten_biases(model)
-        operators = {node.op_type for node in model.graph.node}
-        transformer = operators >= _TRANSFORMER_OPERATORS
-        ort_quantization.quantize_static(
+    kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    with _quiet():
+        model = _prepared(source)
+        transformer = {node.op_type for node in model.graph.node} >= _TRANSFORMER_OPERATORS
+        operators = _MATRIX_OPERATORS if transformer else frozenset(QLinearOpsRegistry) | frozenset(QDQRegistry)
+        ranges = minmax_ranges(model, activations_of(model, operators), calibration())
+        quantizer = QDQQuantizer(
             model,
-            str(out),
-            _Reader(calibration()),
-            quant_format=ort_quantization.QuantFormat.QDQ,
-            activation_type=kinds[options["activations"]],
-            weight_type=kinds[options["weights"]],
             per_channel=options["per_channel"],
-            op_types_to_quantize=list(_MATRIX_OPERATORS) if transformer else None,
-            calibrate_method=ort_quantization.CalibrationMethod.MinMax,
+            reduce_range=False,
+            weight_qType=kinds[options["weights"]],
+            activation_qType=kinds[options["activations"]],
+            tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+            nodes_to_quantize=[],
+            nodes_to_exclude=[],
+            op_types_to_quantize=sorted(operators),
+            extra_options={},
         )
+        quantizer.quantize_model()
+        quantizer.model.save_model_to_file(str(out), False)
     scheme = f"{options['activations']} activations, {options['weights']} weights per channel"
     scope = "convolutions and matrix products only (it has attention)" if transformer else "all operators"
     return (f"{scheme}, {scope}",)
 
 
-def _upgraded(model: Any) -> Any:
-    """The model in an operator set that has scales per channel, and with its weights as constants alone."""
+def _prepared(source: Path) -> Any:
+    """The model as the quantizer wants it: new enough, shapes inferred, batch norms folded that an exporter left."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch:
+        upgraded, prepared = Path(scratch) / "upgraded.onnx", Path(scratch) / "prepared.onnx"
+        model = onnx.load(source)
+        changed = _upgraded(model)
+        if changed is not None:
+            onnx.save(changed, upgraded)
+        quant_pre_process(str(source if changed is None else upgraded), str(prepared), skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+    _flatten_biases(model)
+    return model
+
+
+def _upgraded(model: Any) -> Any | None:
+    """The model in an operator set with scales per channel, and with its weights as constants alone; None where it is
+    so already."""
     import onnx.version_converter
 
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < _PER_CHANNEL_OPSET:
-        model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
     # Before IR version 4 weights had to be inputs too, which a caller might override, so that nothing is folded.
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
+    if opset >= _PER_CHANNEL_OPSET and len(inputs) == len(model.graph.input):
+        return None
+    if opset < _PER_CHANNEL_OPSET:
+        model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, _OLDEST_IR_VERSION)
@@ -94,17 +115,6 @@ def _flatten_biases(model: Any) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in biases and len(tensor.dims) == 2 and tensor.dims[0] == 1:
             del tensor.dims[0]
-
-
-class _Reader:
-    """Hands the feeds to onnxruntime one by one, so that only one is in memory."""
-
-    def __init__(self, feeds: Iterable[Mapping[str, Any]]) -> None:
-        self._feeds: Iterator[Mapping[str, Any]] = iter(feeds)
-
-    def get_next(self) -> dict[str, Any] | None:
-        feed = next(self._feeds, None)
-        return None if feed is None else dict(feed)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from edgebench.figures import accuracy_drop
 from edgebench.report.units import MISSING, megabytes, percent, with_interval
 from edgebench.stats import ratio
 from edgebench.types import Cell, Run
@@ -17,11 +18,12 @@ def render(run: Run, variants: Mapping[str, str]) -> Table:
     """One row per variant (a bundle's name, and what it is to be called) that has both accuracies.
 
     The relative degradation is the share of the fp32 accuracy that int8 lost; the latency is int8's over fp32's, paired
-    by round, with its 95 % interval.
+    by round; both with their 95 % intervals.
     """
     table = Table(title="fp32 against int8 (ONNX)", title_justify="left", title_style="bold")
     table.add_column("activation")
-    for heading in ("MB fp32 → int8", "top-1 % fp32 → int8", "relative degradation", "int8 latency × fp32"):
+    headings = ("MB fp32 → int8", "top-1 % fp32 → int8", "relative degradation [95 %]", "int8 latency × fp32")
+    for heading in headings:
         table.add_column(heading, justify="right")
     cells = {cell.artifact.name: cell for cell in run.cells}
     for bundle, label in variants.items():
@@ -33,10 +35,18 @@ def render(run: Run, variants: Mapping[str, str]) -> Table:
             label,
             f"{_size(fp32)} → {_size(int8)}",
             f"{before:.2f} → {after:.2f}",
-            percent((before - after) / before, 2) if before else MISSING,
+            _degradation(fp32, int8, before),
             _speed(fp32, int8),
         )
     return table
+
+
+def _degradation(fp32: Cell, int8: Cell, before: float) -> str:
+    drop = accuracy_drop(fp32, int8)
+    if drop is None or before == 0:
+        return MISSING
+    low, high = (points / before for points in drop.ci)
+    return f"{percent(drop.drop_points / before, 2)} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def _size(cell: Cell) -> str:
