@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +76,8 @@ class ModelInputs:
         self._preprocess = preprocess
         self._images = images
         self._seed = seed
+        # Data sets lie sorted by class; in random order any first few are a fair choice.
+        self._order = () if images is None else random.Random(seed).sample(images.indices, len(images.indices))
 
     @property
     def kind(self) -> Literal["calibration", "random"]:
@@ -86,14 +89,14 @@ class ModelInputs:
         """One of them."""
         if self._images is None:
             return random_feed(self._inputs, seed=self._seed, index=0)
-        return next(self._prepared(self._images, self._images.indices[: self._inputs[0].shape[0]]))
+        return next(self._prepared(self._images, self._order[: self._inputs[0].shape[0]]))
 
     @cached_property
     def parity(self) -> Sequence[Feed]:
         """The inputs that parities are measured on, in memory because each artifact is given the same ones."""
         if self._images is None:
             return [random_feed(self._inputs, seed=self._seed, index=index) for index in range(_RANDOM_FEEDS)]
-        return list(self._prepared(self._images, self._images.indices[: self._parity_images]))
+        return list(self._prepared(self._images, self._order[: self._parity_images]))
 
     def calibration(self) -> Iterator[Feed]:
         """All calibration inputs; those that parity does not keep are prepared when they are asked for.
@@ -104,7 +107,7 @@ class ModelInputs:
         if self._images is None:
             raise DataError("there are no calibration images")
         yield from self.parity
-        yield from self._prepared(self._images, self._images.indices[self._parity_images :])
+        yield from self._prepared(self._images, self._order[self._parity_images :])
 
     @property
     def _parity_images(self) -> int:

@@ -122,24 +122,10 @@ def _stage(in_channels: int, out_channels: int, stride: int, activation: type[nn
     )
 
 
-class _Lines:
-    """Progress on stderr, one line for each piece of work."""
-
-    def start(self, label: str, total: int | None = None) -> None:
-        sys.stderr.write(f"{label}\n")
-
-    def advance(self, count: int = 1) -> None:
-        pass
-
-    def done(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
-    def warn(self, text: str) -> None:
-        sys.stderr.write(f"warning: {text}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains one of the factories and writes its checkpoint; the exit code."""
+    from edgebench.cli.terminal import open_progress
+
     parser = argparse.ArgumentParser(description="Train ResNet-18 for CIFAR and write a checkpoint.")
     parser.add_argument("--data", required=True, help=f"what to train on: {' or '.join(RECIPES)}, as in cifar10:DIR")
     parser.add_argument("--factory", choices=FACTORIES, default="resnet18", help="default: %(default)s")
@@ -166,7 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(arguments.seed)
     model = resnet18() if arguments.factory == "resnet18" else resnet18_relu6()
     try:
-        result = train(model, recipe, arguments.data, seed=arguments.seed, threads=arguments.threads, progress=_Lines())
+        with open_progress() as progress:
+            result = train(
+                model, recipe, arguments.data, seed=arguments.seed, threads=arguments.threads, progress=progress
+            )
         save_checkpoint(
             output,
             model,

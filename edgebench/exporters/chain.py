@@ -17,7 +17,7 @@ from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError
 from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torchscript
-from edgebench.exporters.parity import Outputs, compare, judge, open_runner
+from edgebench.exporters.parity import Outputs, compare, judge, open_runner, remarks
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import file_sha256, link_or_copy
 from edgebench.progress import Progress
@@ -248,7 +248,7 @@ class _Chain:
             parity, precision=artifact.precision or "fp32", atol=request.tolerance.atol, rtol=request.tolerance.rtol
         )
         if reason is None:
-            return replace(artifact, parity=parity)
+            return replace(artifact, parity=parity, notes=(*artifact.notes, *remarks(parity)))
         return replace(
             artifact,
             parity=parity,

@@ -21,7 +21,7 @@ from edgebench.agent.runtimes.torchscript import flatten
 from edgebench.exporters.steps import Feed
 from edgebench.types import Parity
 
-__all__ = ["Runner", "compare", "judge", "open_runner"]
+__all__ = ["Runner", "compare", "judge", "open_runner", "remarks"]
 
 Outputs = list[NDArray[Any]]
 Runner = Callable[[Feed], Outputs]
@@ -29,6 +29,10 @@ Runner = Callable[[Feed], Outputs]
 # Below these an int8 artifact is broken rather than coarse: it no longer does its parent's task.
 MIN_INT8_AGREEMENT = 0.5
 MIN_INT8_SQNR_DB = 5.0
+# From here on the noise is below a tenth of the signal. If the top class changes all the same, the classes were tied, as
+# an untrained network's are (torchvision's shufflenet_v2_x1_0: 48 dB, and no top-1 answer the same).
+FAITHFUL_SQNR_DB = 20.0
+_REMARKABLE_AGREEMENT = 0.9
 
 
 def open_runner(format: str, *, module: Any | None = None, path: Path | None = None) -> Runner:
@@ -100,10 +104,11 @@ def compare(
 
 def judge(parity: Parity, *, precision: str, atol: float, rtol: float) -> str | None:
     """Why the artifact fails, or None: the largest error above `atol + rtol * (parent's largest output)`, for a float
-    precision; for int8, the parent's class in fewer than half of the inputs."""
+    precision; for int8, the parent's class in fewer than half of the inputs, unless the outputs are that close."""
     if precision == "int8":
         if parity.top1_agreement is not None:
-            if parity.top1_agreement < MIN_INT8_AGREEMENT:
+            faithful = parity.sqnr_db is None or parity.sqnr_db >= FAITHFUL_SQNR_DB
+            if parity.top1_agreement < MIN_INT8_AGREEMENT and not faithful:
                 return f"only {parity.top1_agreement:.1%} of top-1 answers agree with the parent"
         elif parity.sqnr_db is not None and parity.sqnr_db < MIN_INT8_SQNR_DB:
             return f"the signal is only {parity.sqnr_db:.1f} dB above the quantization noise"
@@ -113,6 +118,13 @@ def judge(parity: Parity, *, precision: str, atol: float, rtol: float) -> str | 
     if parity.max_abs_error <= allowed:
         return None
     return f"max abs error {parity.max_abs_error:.3g} is above the tolerance of {allowed:.3g}"
+
+
+def remarks(parity: Parity) -> tuple[str, ...]:
+    """What a user should know of an artifact that passed."""
+    if parity.top1_agreement is None or parity.top1_agreement >= _REMARKABLE_AGREEMENT:
+        return ()
+    return (f"top-1 agrees in {parity.top1_agreement:.0%} of images only: measure its accuracy with bench --data",)
 
 
 def _require_same_shapes(parents: Sequence[Outputs], children: Sequence[Outputs]) -> None:

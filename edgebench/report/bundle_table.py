@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,12 +17,12 @@ __all__ = ["render"]
 
 def render(bundle: Bundle, path: Path, reused: frozenset[str]) -> RenderableType:
     """The table of `bundle` at `path`; `reused` names the artifacts that came out of the cache."""
-    table = Table(title=f"{bundle.name}: {_source(bundle)}", title_justify="left", title_style="bold")
+    table = Table(box=SIMPLE_HEAD)
     for heading in ("artifact", "from", "MB", "max error", "rel. error", "SQNR dB", "top-1 agrees", "made in"):
-        table.add_column(heading, justify="left" if heading in ("artifact", "from") else "right")
+        table.add_column(heading, justify="left" if heading in ("artifact", "from") else "right", no_wrap=True)
     for artifact in bundle.artifacts:
         table.add_row(*_row(artifact, artifact.name in reused))
-    lines: list[RenderableType] = [table, _facts(bundle)]
+    lines: list[RenderableType] = [Text(f"{bundle.name}: {_source(bundle)}", style="bold"), table, _facts(bundle)]
     lines.extend(_note(artifact) for artifact in bundle.artifacts if artifact.reason or artifact.notes)
     if any(artifact.status == "ok" for artifact in bundle.artifacts):
         lines.append(Text(f"next: edgebench bench {path}", style="bold"))
@@ -70,7 +71,7 @@ def _facts(bundle: Bundle) -> Text:
     else:
         lines.append(
             f"calibration: {calibration.samples} images of {calibration.data}, {calibration.method}; "
-            f"parity over the first {over} of them"
+            f"parity over {over} of them"
         )
     return Text("\n".join(line for line in lines if line), style="dim")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from edgebench.figures import accuracy_drop
 from edgebench.report.units import MISSING, megabytes, percent, with_interval
@@ -14,13 +17,13 @@ from edgebench.types import Cell, Run
 __all__ = ["render"]
 
 
-def render(run: Run, variants: Mapping[str, str]) -> Table:
+def render(run: Run, variants: Mapping[str, str]) -> RenderableType:
     """One row per variant (a bundle's name, and what it is to be called) that has both accuracies.
 
     The relative degradation is the share of the fp32 accuracy that int8 lost; the latency is int8's over fp32's, paired
     by round; both with their 95 % intervals.
     """
-    table = Table(title="fp32 against int8 (ONNX)", title_justify="left", title_style="bold")
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("activation")
     headings = ("MB fp32 → int8", "top-1 % fp32 → int8", "relative degradation [95 %]", "int8 latency × fp32")
     for heading in headings:
@@ -38,7 +41,7 @@ def render(run: Run, variants: Mapping[str, str]) -> Table:
             _degradation(fp32, int8, before),
             _speed(fp32, int8),
         )
-    return table
+    return Group(Text("fp32 against int8 (ONNX)", style="bold"), table)
 
 
 def _degradation(fp32: Cell, int8: Cell, before: float) -> str:

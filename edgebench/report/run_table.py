@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from edgebench.figures import Figures, figures
@@ -16,33 +17,31 @@ __all__ = ["render", "render_list"]
 
 
 def render(run: Run) -> RenderableType:
-    """The table of one run."""
-    several_devices = len(run.devices) > 1
+    """The tables of one run: how fast each artifact is, and what it costs in memory, size and accuracy."""
+    with_device = len(run.devices) > 1
+    with_threads = len({cell.threads for cell in run.cells}) > 1
     with_accuracy = any(cell.accuracy is not None for cell in run.cells)
-    table = Table(title=f"run {run.id}", title_justify="left", title_style="bold", padding=(0, 1))
-    table.add_column("artifact")
-    if several_devices:
-        table.add_column("device")
-    for heading in ("thr", "p50 ms", "× baseline", "p95 ms", "load ms", "first ms", "peak +MB", "MB (zip)"):
-        table.add_column(heading, justify="right")
-    if with_accuracy:
-        for heading in ("top-1 %", "drop [95 %]", "agrees"):
-            table.add_column(heading, justify="right")
+    labels = ["artifact", *["device"] * with_device, *["threads"] * with_threads]
+    speeds = _table(labels, ["p50 ms", "× baseline", "p95 ms", "load ms", "first ms"])
+    costs = _table(labels, ["peak +MB", "MB (zip)", *["top-1 %", "drop [95 %]", "agrees"] * with_accuracy])
     for cell in run.cells:
         found = figures(run, cell)
-        row: list[RenderableType] = [_name(run, cell)]
-        if several_devices:
-            row.append(cell.device)
-        row.extend((str(cell.threads), *_speed(run, cell, found), *_sizes(cell, found)))
-        if with_accuracy:
-            row.extend(_accuracy(run, cell, found))
-        table.add_row(*row)
-    return Group(table, _legend(run), *_reasons(run))
+        label: list[RenderableType] = [_name(cell)]
+        label += [cell.device] * with_device + [str(cell.threads)] * with_threads
+        speeds.add_row(*label, *_speed(run, cell, found))
+        costs.add_row(*label, *_sizes(cell, found), *(_accuracy(run, cell, found) if with_accuracy else ()))
+    return Group(Text(f"run {run.id}", style="bold"), speeds, costs, _legend(run), *_reasons(run))
+
+
+def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
+    columns = [Column(heading, no_wrap=True) for heading in labels]
+    columns += [Column(heading, justify="right", no_wrap=True) for heading in headings]
+    return Table(*columns, box=SIMPLE_HEAD)
 
 
 def render_list(runs: Iterable[Run]) -> RenderableType:
     """One line per stored run."""
-    table = Table("run", "started", "devices", "cells", "command")
+    table = Table("run", "started", "devices", "cells", "command", box=SIMPLE_HEAD)
     for run in runs:
         measured = sum(cell.status == "ok" for cell in run.cells)
         devices = ", ".join(device.name for device in run.devices)
@@ -50,12 +49,9 @@ def render_list(runs: Iterable[Run]) -> RenderableType:
     return table if table.row_count else Text("no runs are stored yet: edgebench bench BUNDLE makes one")
 
 
-def _name(run: Run, cell: Cell) -> Text:
+def _name(cell: Cell) -> Text:
     style = {"ok": "green", "failed": "red", "unsupported": "yellow", "skipped": "yellow"}[cell.status]
-    name = Text(cell.artifact.name, style=style)
-    if cell.artifact.name == run.baseline:
-        name.append(" (baseline)", style="dim")
-    return name
+    return Text(cell.artifact.name, style=style)
 
 
 def _speed(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
@@ -64,7 +60,7 @@ def _speed(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
         return (cell.status, MISSING, MISSING, MISSING, MISSING)
     relative = MISSING
     if cell.artifact.name == run.baseline:
-        relative = "1"
+        relative = "baseline"
     elif found.relative is not None:
         relative = with_interval(found.relative.ratio, found.relative.ci)
     return (
@@ -96,9 +92,11 @@ def _accuracy(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
 def _legend(run: Run) -> Text:
     versions = {(cell.runtime, item.runtime_version) for cell in run.cells for item in cell.measurements}
     lines = [", ".join(f"{runtime} {version}" for runtime, version in sorted(versions)), f"fed with {run.inputs}"]
+    threads = ", ".join(map(str, sorted({cell.threads for cell in run.cells})))
     for device in run.devices:
         seen = device.fingerprint
-        lines.append(f"{device.name}: {seen.get('cpu', seen.get('machine'))}, {seen.get('usable_cpus')} CPUs")
+        processor = seen.get("cpu", seen.get("machine"))
+        lines.append(f"{device.name}: {processor}, {seen.get('usable_cpus')} CPUs; threads per inference: {threads}")
     latencies = [found.latency for cell in run.cells if (found := figures(run, cell)).latency is not None]
     if latencies:
         processes = max(latency.processes for latency in latencies if latency)

@@ -52,7 +52,7 @@ def test_a_trained_model_keeps_its_accuracy(name: str, shared: Path, tmp_path: P
         preprocess=preprocess,
     )
     assert {artifact.status for artifact in exported.bundle.artifacts} == {"ok"}
-    run = edgebench.bench(exported, data=data, settings=QUICK)
+    run = edgebench.bench(exported, data=data, threads=[1], settings=QUICK)
     for cell in run.cells:
         assert cell.status == "ok", cell.reason
         assert cell.accuracy is not None
@@ -82,5 +82,5 @@ def test_a_detector_flows_through(file: str, shared: Path, tmp_path: Path) -> No
         "onnx-sim": "ok",
         "onnx-int8": "ok",
     }, [artifact.reason for artifact in artifacts.values()]
-    run = edgebench.bench(exported, settings=QUICK)
+    run = edgebench.bench(exported, threads=[1], settings=QUICK)
     assert {cell.status for cell in run.cells} == {"ok"}

@@ -70,6 +70,7 @@ def _parity(error: float, relative: float, sqnr: float | None, agreement: float 
         (_parity(0.1, 0.01, 40, 1.0), "fp32", True),
         (_parity(0.1, 0.01, 40, 1.0), "int8", False),
         (_parity(5.0, 0.5, 6, 0.49), "int8", True),
+        (_parity(5.0, 0.5, 48, 0.0), "int8", False),
         (_parity(5.0, 0.5, 6, None), "int8", False),
         (_parity(5.0, 0.9, 1, None), "int8", True),
     ],

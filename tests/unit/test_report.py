@@ -62,6 +62,13 @@ def test_the_table_shows_ratio_drop_and_sizes() -> None:
     assert "60.0" in text
 
 
+def test_each_figure_stands_in_the_row_of_its_artifact() -> None:
+    cells = [cell(name, *[(count * 1_000_000,) * 30] * 2, correct="1" * 50) for count, name in ((1, "onnx"), (2, "x8"))]
+    rows = [line.split() for line in _text(render(run(*cells))).splitlines() if line.strip().startswith(("onnx", "x8"))]
+    assert [row[0] for row in rows[:4]] == ["onnx", "x8", "onnx", "x8"]
+    assert [row[1] for row in rows[:2]] == ["1.000", "2.000"]
+
+
 def test_a_cell_without_figures_says_why() -> None:
     skipped = cell("onnx-int8", status="skipped", reason="not exported: int8 needs real images", size=None)
     text = _text(render(run(cell("onnx", (1_000_000,)), skipped)))
