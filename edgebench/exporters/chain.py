@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError
@@ -176,6 +177,7 @@ class _Chain:
         request = self._request
         key = key_of(
             parent=request.source_key if wanted.parent is None else self._made[wanted.parent].sha256,
+            edgebench=__version__,
             step=wanted.step,
             options=wanted.options,
             tools=wanted.tool_versions,

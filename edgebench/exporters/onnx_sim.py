@@ -11,10 +11,14 @@ from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
 __all__ = ["STEP"]
 
 
+_NOTABLE_GROWTH = 1.1
+
+
 def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     import onnx
     import onnxsim
 
+    assert parent.path is not None
     model = onnx.load(parent.path)
     before = len(model.graph.node)
     # A free dimension gets the length that is really fed: static shapes fold further and keep a runtime's fusions.
@@ -25,12 +29,20 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
         raise StepError("onnxsim returned an empty graph")
     simplified.ir_version = min(simplified.ir_version, IR_VERSION)
     onnx.save(simplified, out)
-    after = len(simplified.graph.node)
+    return StepResult(
+        notes=(_gain(before, len(simplified.graph.node), parent.path, out),), opset=written_opset(simplified)
+    )
+
+
+def _gain(before: int, after: int, source: Path, out: Path) -> str:
     if after == before:
-        note = f"onnxsim found nothing to simplify: {before} nodes before and after"
-    else:
-        note = f"onnxsim: {before} -> {after} nodes"
-    return StepResult(notes=(note,), opset=written_opset(simplified))
+        return f"onnxsim found nothing to simplify: {before} nodes before and after"
+    note = f"onnxsim: {before} -> {after} nodes"
+    old, new = source.stat().st_size, out.stat().st_size
+    # What is computed from weights alone becomes a weight, which can be the larger of the two.
+    if new > _NOTABLE_GROWTH * old:
+        note += f", but {old / 1e6:.1f} -> {new / 1e6:.1f} MB, as folded constants are stored"
+    return note
 
 
 STEP = Step(

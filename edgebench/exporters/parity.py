@@ -29,8 +29,8 @@ Runner = Callable[[Feed], Outputs]
 # Below these an int8 artifact is broken rather than coarse: it no longer does its parent's task.
 MIN_INT8_AGREEMENT = 0.5
 MIN_INT8_SQNR_DB = 5.0
-# From here on the noise is below a tenth of the signal. If the top class changes all the same, the classes were tied, as
-# an untrained network's are (torchvision's shufflenet_v2_x1_0: 48 dB, and no top-1 answer the same).
+# From here on the noise is below a tenth of the signal. If the top class changes all the same, the classes were tied,
+# as an untrained network's are (torchvision's shufflenet_v2_x1_0: 48 dB, and no top-1 answer the same).
 FAITHFUL_SQNR_DB = 20.0
 _REMARKABLE_AGREEMENT = 0.9
 
