@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,19 @@ class TinyNet(nn.Module):
 def tiny():
     return TinyNet()
 """
+
+
+def start_edgebench(*arguments: str) -> subprocess.Popen[str]:
+    """The command as a process of its own, that Ctrl-C reaches."""
+    code = "import sys; from edgebench.cli.main import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, as a CI may run this, has SIGINT ignored, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.fixture(autouse=True)

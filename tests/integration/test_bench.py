@@ -20,7 +20,7 @@ from edgebench.errors import DataError, UsageError
 from edgebench.figures import figures
 from edgebench.store import RunStore
 from edgebench.types import Cell, Run
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, start_edgebench
 
 QUICK = edgebench.BenchSettings(processes=2, warmup=1, iterations=10, max_time_s=1.0)
 
@@ -202,15 +202,8 @@ def test_bad_input_costs_no_measurement(
 
 
 def test_an_interrupted_run_is_stored_and_goes_on(bundle: Path) -> None:
-    command = [sys.executable, "-c", "import sys; from edgebench.cli.main import main; sys.exit(main())"]
-    arguments = ["bench", str(bundle), "--runtime", "onnxruntime", "--processes", "3"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, *arguments, "--iterations", "1000000", "--max-time", "1"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ["--runtime", "onnxruntime", "--processes", "3", "--iterations", "1000000", "--max-time", "1"]
+    process = start_edgebench("bench", str(bundle), *arguments)
     deadline = time.monotonic() + 120
     while not _measured() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -23,7 +23,7 @@ from edgebench.bundle import load_bundle
 from edgebench.cli.main import main
 from edgebench.errors import EnvironmentFailure, UsageError
 from edgebench.types import Artifact
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, start_edgebench
 
 
 def _by_name(result: edgebench.Exported) -> dict[str, Artifact]:
@@ -299,10 +299,7 @@ def test_an_interrupted_export_leaves_a_valid_bundle_and_goes_on(tiny_net: str, 
     # The source slows its own forward pass down, so that the signal arrives in the middle of the chain.
     source = Path("tiny_net.py")
     source.write_text(source.read_text().replace("return self.head", "import time; time.sleep(0.3); return self.head"))
-    command = [sys.executable, "-c", "import sys; from edgebench.cli.main import main; sys.exit(main())"]
-    arguments = ["export", tiny_net, "--calib", photos, "--preprocess", "cifar10"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    process = start_edgebench("export", tiny_net, "--calib", photos, "--preprocess", "cifar10")
     bundle = Path("tiny.eb") / "bundle.json"
     deadline = time.monotonic() + 120
     while not bundle.is_file() and time.monotonic() < deadline:
