@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from edgebench._version import __version__
 
 if TYPE_CHECKING:
-    from edgebench.measure.bench import BenchSettings, bench
+    from edgebench.measure.bench import bench
     from edgebench.pipeline import Exported, export
     from edgebench.run_file import load_run
+    from edgebench.types import BenchSettings
 
 __all__ = ["BenchSettings", "Exported", "__version__", "bench", "export", "load_run"]
 
 _HOME = {
-    "BenchSettings": "edgebench.measure.bench",
+    "BenchSettings": "edgebench.types",
     "Exported": "edgebench.pipeline",
     "bench": "edgebench.measure.bench",
     "export": "edgebench.pipeline",

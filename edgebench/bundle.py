@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.codec import DecodeError, decode, encode
-from edgebench.errors import UsageError
-from edgebench.files import write_atomically
-from edgebench.types import Bundle
+from edgebench.agent.feeds import ITEM_BYTES
+from edgebench.errors import EnvironmentFailure, UsageError
+from edgebench.files import write_atomically, write_json
+from edgebench.types import Bundle, TensorSpec
 
 __all__ = ["BUNDLE_FILE", "SCHEMA", "check_directory", "load_bundle", "load_inputs", "save_bundle", "save_inputs"]
 
@@ -40,9 +43,14 @@ def load_bundle(directory: Path) -> Bundle:
             f"{path} has schema {data['schema']}, this edgebench reads up to {SCHEMA}", hint="update edgebench"
         )
     try:
-        return decode(Bundle, data, str(path))
+        bundle = decode(Bundle, data, str(path))
     except DecodeError as error:
         raise UsageError(str(error), hint=_MAKE_ONE) from error
+    unknown = [spec.dtype for spec in (*bundle.inputs, *bundle.outputs) if spec.dtype not in ITEM_BYTES]
+    if unknown or not bundle.inputs or not bundle.outputs:
+        what = f"the unknown dtype `{unknown[0]}`" if unknown else "no inputs or no outputs"
+        raise UsageError(f"{path} describes {what}", hint=_MAKE_ONE)
+    return bundle
 
 
 _MAKE_ONE = "make one with `edgebench export MODEL -o DIR`"
@@ -50,7 +58,7 @@ _MAKE_ONE = "make one with `edgebench export MODEL -o DIR`"
 
 def save_bundle(directory: Path, bundle: Bundle) -> None:
     """Write `bundle.json`."""
-    write_atomically(directory / BUNDLE_FILE, json.dumps(encode(bundle), indent=2) + "\n")
+    write_json(directory / BUNDLE_FILE, encode(bundle))
 
 
 def check_directory(directory: Path, *, source: str) -> None:
@@ -58,20 +66,30 @@ def check_directory(directory: Path, *, source: str) -> None:
 
     Raises:
         UsageError: it is a file, holds something else, or holds the bundle of another source.
+        EnvironmentFailure: it cannot be looked at.
     """
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is a file, not a directory", hint="choose another directory with -o")
-    if not any(directory.iterdir()):
-        return
+    try:
+        if not directory.exists():
+            above = next(parent for parent in directory.absolute().parents if parent.exists())
+            if not above.is_dir():
+                raise UsageError(f"{directory} cannot be made: {above} is a file", hint="choose another one with -o")
+            return
+        if not directory.is_dir():
+            raise UsageError(f"{directory} is a file, not a directory", hint="choose another directory with -o")
+        # What an interruption left half-written is nobody's.
+        if all(path.name.startswith(".") and path.name.endswith(".partial") for path in directory.iterdir()):
+            return
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{directory} cannot be used: {error.strerror}", hint="choose another directory with -o"
+        ) from error
     if not (directory / BUNDLE_FILE).is_file():
         raise UsageError(
             f"{directory} holds something that is not a bundle; nothing was written",
             hint="choose a new or empty directory with -o",
         )
     other = load_bundle(directory).source.path
-    if Path(other).resolve() != Path(source).resolve():
+    if other != source:
         raise UsageError(
             f"{directory} holds the bundle of {other}, not of {source}; nothing was written",
             hint="choose another directory with -o, or remove that one",
@@ -79,23 +97,35 @@ def check_directory(directory: Path, *, source: str) -> None:
 
 
 def save_inputs(directory: Path, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> None:
-    """Keep a few model inputs beside the artifacts, so that `bench` feeds real ones without the data set."""
+    """Keep a few model inputs beside the artifacts, so that `bench` feeds real ones without the data set; with no
+    feeds, keep none."""
+    path = directory / _INPUTS_FILE
+    if not feeds:
+        path.unlink(missing_ok=True)
+        return
     stacked = {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}
-    partial = directory / f".{_INPUTS_FILE}.partial"
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **stacked)
-        partial.replace(directory / _INPUTS_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
+    written = io.BytesIO()
+    np.savez(written, allow_pickle=False, **stacked)
+    write_atomically(path, written.getvalue())
 
 
-def load_inputs(directory: Path) -> list[dict[str, NDArray[Any]]]:
-    """The inputs that were kept; none where the bundle was made without calibration data."""
+def load_inputs(directory: Path, inputs: Sequence[TensorSpec]) -> list[dict[str, NDArray[Any]]]:
+    """The inputs that were kept; none where the bundle was made without calibration data.
+
+    Raises:
+        UsageError: the file is damaged, or does not hold what the bundle's `inputs` describe.
+    """
     path = directory / _INPUTS_FILE
     if not path.is_file():
         return []
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    try:
+        # From memory: numpy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="export again, or remove that file") from error
+    found = {name: (array.shape[1:], str(array.dtype)) for name, array in arrays.items()}
+    if found != {spec.name: (spec.shape, spec.dtype) for spec in inputs}:
+        raise UsageError(f"{path} does not hold the inputs of its bundle", hint="export again, or remove that file")
     count = min(len(array) for array in arrays.values())
     return [{name: array[index] for name, array in arrays.items()} for index in range(count)]

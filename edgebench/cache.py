@@ -19,7 +19,7 @@ from typing import Any
 
 from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.config import home
-from edgebench.files import file_sha256, link_or_copy, write_atomically
+from edgebench.files import copy_whole, file_sha256, write_json
 from edgebench.types import Artifact
 
 __all__ = ["ArtifactCache", "key_of"]
@@ -49,7 +49,8 @@ class ArtifactCache:
         file = entry / "file"
         if not file.is_file() or file_sha256(file) != artifact.sha256:
             return None
-        os.utime(entry)
+        with contextlib.suppress(OSError):
+            os.utime(entry)
         return artifact, file
 
     def add(self, key: str, artifact: Artifact, file: Path) -> None:
@@ -57,8 +58,8 @@ class ArtifactCache:
         target = self._root / "artifacts" / key
 
         def fill(entry: Path) -> None:
-            link_or_copy(file, entry / "file")
-            (entry / "artifact.json").write_text(json.dumps(encode(artifact)))
+            copy_whole(file, entry / "file")
+            write_json(entry / "artifact.json", encode(artifact))
 
         with contextlib.suppress(OSError):
             self._put(target, fill)
@@ -75,7 +76,7 @@ class ArtifactCache:
     def add_record(self, key: str, record: dict[str, Any]) -> None:
         """Keep a JSON record under `key`."""
         with contextlib.suppress(OSError):
-            write_atomically(self._root / "records" / key, json.dumps(record))
+            write_json(self._root / "records" / key, record)
 
     def _put(self, target: Path, fill: Callable[[Path], None]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,13 @@ __all__ = [
     "StepError",
     "UntrustedError",
     "UsageError",
+    "first_line",
 ]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's text that says something, else its type's name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class EdgebenchError(Exception):

@@ -91,7 +91,10 @@ def accuracy_drop(baseline: Cell, cell: Cell) -> AccuracyDrop | None:
     ours, theirs = cell.accuracy, baseline.accuracy
     if ours is None or theirs is None or ours.sha256 != theirs.sha256:
         return None
-    same = sum(a == b for a, b in zip(ours.predictions, theirs.predictions, strict=True))
+    same = sum(
+        a >= 0 and b >= 0 and a - ours.label_offset == b - theirs.label_offset
+        for a, b in zip(ours.predictions, theirs.predictions, strict=True)
+    )
     return AccuracyDrop(
         drop_points=theirs.top1 - ours.top1,
         ci=drop_interval(theirs.correct, ours.correct),

@@ -1,13 +1,17 @@
-"""Files that are whole or not there: hashes, links, and writes that an interruption cannot cut in two."""
+"""Files that are whole or not there: hashes, copies, and writes that an interruption cannot cut in two."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["file_sha256", "link_or_copy", "write_atomically"]
+__all__ = ["copy_whole", "file_sha256", "write_atomically", "write_json"]
 
 
 def file_sha256(path: Path) -> str:
@@ -16,26 +20,34 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put the file at `target` too, in one step: a hard link where the file system allows it, else a copy."""
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is the old one or the new one, never a part of it."""
+    with _partial(target) as partial:
+        shutil.copyfile(source, partial)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is either the old one or the new one, never a part of it."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either the old one or the new one, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    with _partial(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON document whole.
+
+    Raises:
+        ValueError: it holds a number that JSON does not have (infinity, NaN).
+    """
+    write_atomically(path, f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode())
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    # A name of its own for each writer: two exports may write to one directory.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ Feed = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """The images that were chosen to calibrate with; `preprocess` is what was asked for them, if anything was."""
+    """The images that were chosen to calibrate with; `preprocess` is what their set names, if it is one."""
 
     dataset: Dataset
     indices: tuple[int, ...]
@@ -37,7 +37,7 @@ class CalibrationImages:
     preprocess: str | None
 
     @classmethod
-    def open(cls, spec: str, samples: int | None, seed: int, preprocess: str | None) -> CalibrationImages:
+    def open(cls, spec: str, samples: int | None, seed: int) -> CalibrationImages:
         """Open `spec` (a data set, or a set of `calib/`) and choose from it, the same images for the same seed.
 
         Raises:
@@ -52,7 +52,7 @@ class CalibrationImages:
                 f"calibration set `{chosen.name}` was made of other images than {chosen.data} holds now",
                 hint=f"restore the images, or set sha256 in calib/{chosen.name}.toml to {sha256}",
             )
-        return cls(dataset, indices, sha256, chosen.seed, preprocess or chosen.preprocess)
+        return cls(dataset, indices, sha256, chosen.seed, chosen.preprocess)
 
     def sample_shape(self, preprocess: Preprocess | None) -> tuple[int, ...]:
         """The shape of one prepared image, with a batch axis of 1."""
@@ -77,26 +77,31 @@ class ModelInputs:
         self._images = images
         self._seed = seed
         # Data sets lie sorted by class; in random order any first few are a fair choice.
-        self._order = () if images is None else random.Random(seed).sample(images.indices, len(images.indices))
+        self._order = [] if images is None else random.Random(seed).sample(images.indices, len(images.indices))
 
     @property
     def kind(self) -> Literal["calibration", "random"]:
         """Where they come from."""
         return "random" if self._images is None else "calibration"
 
-    @property
-    def example(self) -> Feed:
-        """One of them."""
+    def first(self, count: int) -> list[Feed]:
+        """The first `count` of them."""
         if self._images is None:
-            return random_feed(self._inputs, seed=self._seed, index=0)
-        return next(self._prepared(self._images, self._order[: self._inputs[0].shape[0]]))
+            return [random_feed(self._inputs, seed=self._seed, index=index) for index in range(count)]
+        return list(self._prepared(self._images, self._order[: count * self._batch]))
 
     @cached_property
     def parity(self) -> Sequence[Feed]:
-        """The inputs that parities are measured on, in memory because each artifact is given the same ones."""
+        """The inputs that parities are measured on, in memory because each artifact is given the same ones.
+
+        Raises:
+            DataError: one of the images, also of those that only calibrate, cannot be read or prepared.
+        """
         if self._images is None:
-            return [random_feed(self._inputs, seed=self._seed, index=index) for index in range(_RANDOM_FEEDS)]
-        return list(self._prepared(self._images, self._order[: self._parity_images]))
+            return self.first(_RANDOM_FEEDS)
+        for index in self._order[INT8_PARITY_FEEDS * self._batch :]:
+            self._images.dataset.load(index)
+        return self.first(INT8_PARITY_FEEDS)
 
     def calibration(self) -> Iterator[Feed]:
         """All calibration inputs; those that parity does not keep are prepared when they are asked for.
@@ -107,11 +112,11 @@ class ModelInputs:
         if self._images is None:
             raise DataError("there are no calibration images")
         yield from self.parity
-        yield from self._prepared(self._images, self._order[self._parity_images :])
+        yield from self._prepared(self._images, self._order[INT8_PARITY_FEEDS * self._batch :])
 
     @property
-    def _parity_images(self) -> int:
-        return INT8_PARITY_FEEDS * self._inputs[0].shape[0]
+    def _batch(self) -> int:
+        return self._inputs[0].shape[0]
 
     def _prepared(self, images: CalibrationImages, indices: Sequence[int]) -> Iterator[Feed]:
         if len(self._inputs) != 1:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from edgebench.bundle import SCHEMA, check_directory, save_bundle, save_inputs
+from edgebench.bundle import BUNDLE_FILE, SCHEMA, check_directory, save_bundle, save_inputs
 from edgebench.cache import ArtifactCache, key_of
-from edgebench.errors import EnvironmentFailure, UsageError
-from edgebench.exporters.chain import ChainRequest, Tolerance, run_chain
+from edgebench.errors import EdgebenchError, EnvironmentFailure, UsageError
+from edgebench.exporters.chain import ChainRequest, plan_steps, run_chain
 from edgebench.exporters.steps import tool_versions
 from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.progress import Progress, Silent
-from edgebench.source.sniff import identify
+from edgebench.source.sniff import Identity, identify
 from edgebench.source_facts import SourceLoader, find_facts
-from edgebench.types import Artifact, Bundle, Calibration
+from edgebench.types import Artifact, Bundle, Calibration, Tolerance
 
 __all__ = ["CALIBRATION_METHODS", "Exported", "export"]
 
@@ -72,9 +73,11 @@ def export(
     if method not in CALIBRATION_METHODS:
         raise UsageError(f"unknown calibration method `{method}`", hint=f"there are: {', '.join(CALIBRATION_METHODS)}")
     identity = identify(str(model))
+    source_format: Literal["source", "onnx-source"] = "onnx-source" if identity.kind == "onnx" else "source"
+    plan_steps(formats, source_format)
     directory = Path(out) if out is not None else Path(f"{identity.stem}.eb")
-    check_directory(directory, source=identity.spec)
-    images = None if calib is None else CalibrationImages.open(calib, samples, seed, preprocess)
+    check_directory(directory, source=_whereabouts(identity))
+    images = None if calib is None else CalibrationImages.open(calib, samples, seed)
     cache = ArtifactCache()
     loader = SourceLoader(identity, arch, trust)
     source = find_facts(loader, cache, images, preprocess, input_shape, watch)
@@ -88,7 +91,7 @@ def export(
     bundle = Bundle(
         schema=SCHEMA,
         name=name,
-        source=source.info,
+        source=replace(source.info, path=_whereabouts(identity)),
         inputs=source.inputs,
         outputs=source.outputs,
         preprocess=source.preprocess,
@@ -97,7 +100,7 @@ def export(
     )
     request = ChainRequest(
         name=name,
-        source_format="onnx-source" if identity.kind == "onnx" else "source",
+        source_format=source_format,
         source_precision=source.precision,
         source_key=key_of(
             sha256=source.info.sha256,
@@ -110,13 +113,27 @@ def export(
         inputs=source.inputs,
         parity_feeds=lambda: feeds.parity,
         inputs_kind=feeds.kind,
+        images=None if images is None else len(images.indices),
         calibration=None if images is None else feeds.calibration,
-        calibration_key=key_of(calibration=calibration, preprocess=source.preprocess),
-        settings={"opset": opset, "method": method, "machine": platform.machine()},
+        calibration_key=key_of(calibration=calibration, preprocess=source.preprocess, seed=seed),
+        settings={
+            "opset": opset,
+            "method": method,
+            "machine": platform.machine(),
+            "external_weights": identity.kind == "onnx" and bool(source.dependencies),
+        },
         formats=None if formats is None else tuple(formats),
         tolerance=Tolerance(atol, rtol),
     )
     return _write(bundle, request, directory, cache, feeds, watch)
+
+
+def _whereabouts(identity: Identity) -> str:
+    """The source as it can be found from anywhere."""
+    if identity.path is None:
+        return identity.spec
+    factory = f":{identity.spec.rpartition(':')[2]}" if identity.kind == "factory" else ""
+    return f"{identity.path.resolve()}{factory}"
 
 
 def _write(
@@ -134,16 +151,17 @@ def _write(
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        save_inputs(directory, feeds.first(_KEPT_INPUTS) if request.inputs_kind == "calibration" else ())
+        if not (directory / BUNDLE_FILE).is_file():
+            # From here on it is a bundle, whenever an interruption comes.
+            save_bundle(directory, bundle)
         run_chain(request, directory, cache, progress, keep)
-        if request.inputs_kind == "calibration" and len(reused) < len(made):
-            save_inputs(directory, feeds.parity[:_KEPT_INPUTS])
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except (OSError, EdgebenchError) as error:
+        if new and not made:
+            shutil.rmtree(directory, ignore_errors=True)
+        if isinstance(error, EdgebenchError):
             raise
         raise EnvironmentFailure(
             f"{directory} cannot be written: {error.strerror}", hint="free some space, or choose another -o"
         ) from error
-    finally:
-        if new and directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()
     return Exported(replace(bundle, artifacts=tuple(made)), directory, frozenset(reused))

@@ -6,18 +6,21 @@ the hashes of the local files that the network was built from.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from edgebench._version import __version__
-from edgebench.agent.codec import decode, encode
+from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.cache import ArtifactCache, key_of
-from edgebench.errors import DataError, SourceError, UsageError
+from edgebench.errors import DataError, EdgebenchError, SourceError, UsageError, first_line
 from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.exporters.parity import open_runner
-from edgebench.exporters.steps import Feed, tool_versions
+from edgebench.exporters.steps import tool_versions
 from edgebench.files import file_sha256
 from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.progress import Progress
@@ -70,22 +73,28 @@ def find_facts(
         SourceError: it cannot be loaded, or does not take the input shape.
         DataError: it is not known how its images are prepared.
     """
-    asked = preprocess if images is None else images.preprocess
+    asked = None if preprocess is None else resolve_preprocess(preprocess)
     identity = loader.identity
     key = key_of(
+        # Code imports what lies beside it, and weights may lie beside an ONNX file.
+        path=None if identity.path is None else str(identity.path.resolve()),
+        directory=str(Path.cwd()),
         edgebench=__version__,
         sha256=identity.sha256,
         spec=identity.spec,
         arch=loader.arch,
         trust=loader.trust,
-        preprocess=None if asked is None else resolve_preprocess(asked),
-        images=None if images is None else (images.sha256, images.dataset.ready, images.dataset.default_preprocess),
+        preprocess=asked,
+        images=None
+        if images is None
+        else (images.sha256, images.preprocess, images.dataset.ready, images.dataset.default_preprocess),
         input_shape=input_shape,
         tools=tool_versions(("torch", "torchvision", "onnx", "onnxruntime")),
     )
-    record = cache.find_record(key)
-    if record is not None and _unchanged(record["dependencies"]):
-        return decode(SourceFacts, record, "the export cache")
+    with contextlib.suppress(DecodeError):
+        known = decode(SourceFacts, cache.find_record(key), "record")
+        if _unchanged(known.dependencies):
+            return known
     progress.start("source")
     facts = _describe(loader, images, asked, input_shape)
     cache.add_record(key, encode(facts))
@@ -98,7 +107,7 @@ def _unchanged(dependencies: Mapping[str, str]) -> bool:
 
 
 def _describe(
-    loader: SourceLoader, images: CalibrationImages | None, asked: str | None, input_shape: Sequence[int] | None
+    loader: SourceLoader, images: CalibrationImages | None, asked: Preprocess | None, input_shape: Sequence[int] | None
 ) -> SourceFacts:
     loaded = loader.loaded
     path = loader.identity.path
@@ -109,23 +118,32 @@ def _describe(
     else:
         free, precision = (TensorSpec("input", tuple(loaded.input_shape or ()), "float32"),), "fp32"
     inputs = _concrete(free, input_shape, images, preprocess)
-    example = ModelInputs(inputs, preprocess, images, seed=0).example
-    outputs = _try(loader, inputs, example)
+    outputs = _try(loader, inputs, ModelInputs(inputs, preprocess, images, seed=0))
     return SourceFacts(loaded.info, inputs, outputs, preprocess, precision, dict(loaded.dependencies))
 
 
-def _choose_preprocess(asked: str | None, images: CalibrationImages | None, loaded: LoadedSource) -> Preprocess | None:
+def _choose_preprocess(
+    asked: Preprocess | None, images: CalibrationImages | None, loaded: LoadedSource
+) -> Preprocess | None:
+    """What was asked for, else what the model is known to want, else the calibration set's or the data's own."""
     if asked is not None:
-        return resolve_preprocess(asked)
+        return asked
     if images is not None and images.dataset.ready:
         return None
-    if loaded.preprocess is not None:
-        return loaded.preprocess
-    default = loaded.preprocess_name or (None if images is None else images.dataset.default_preprocess)
-    if default is not None:
-        return resolve_preprocess(default)
+    known = loaded.preprocess or (resolve_preprocess(loaded.preprocess_name) if loaded.preprocess_name else None)
     if images is None:
-        return None
+        return known
+    chosen = resolve_preprocess(images.preprocess) if images.preprocess else None
+    if known is not None and chosen not in (None, known):
+        raise DataError(
+            f"{loaded.info.path} wants images prepared as `{known.name}`, the calibration set {images.dataset.spec} "
+            f"says `{images.preprocess}`",
+            hint=f"say which is right: --preprocess {images.preprocess}, or another name or TOML (see docs/data.md)",
+        )
+    if (found := known or chosen) is not None:
+        return found
+    if images.dataset.default_preprocess is not None:
+        return resolve_preprocess(images.dataset.default_preprocess)
     raise DataError(
         f"it is not known how {loaded.info.path} wants the images of {images.dataset.spec} prepared",
         hint="name it: --preprocess imagenet, cifar10, mnist, none or a TOML file (see docs/data.md)",
@@ -157,18 +175,26 @@ def _concrete(
     )
 
 
-def _try(loader: SourceLoader, inputs: Sequence[TensorSpec], feed: Feed) -> tuple[TensorSpec, ...]:
-    """The outputs of the source on one input: proof that it takes inputs of that shape."""
+def _try(loader: SourceLoader, inputs: Sequence[TensorSpec], feeds: ModelInputs) -> tuple[TensorSpec, ...]:
+    """The outputs of the source on one input: proof that it takes inputs of that shape.
+
+    Raises:
+        SourceError: it does not.
+    """
     try:
-        if loader.identity.kind == "onnx":
-            outputs = open_runner("onnx", path=loader.identity.path)(feed)
-        else:
-            outputs = open_runner("source", module=loader.loaded.module)(feed)
+        feed = feeds.first(1)[0]
+        # A network's own prints must not end up in our data.
+        with redirect_stdout(sys.stderr):
+            if loader.identity.kind == "onnx":
+                outputs = open_runner("onnx", path=loader.identity.path)(feed)
+            else:
+                outputs = open_runner("source", module=loader.loaded.module)(feed)
+    except EdgebenchError:
+        raise
     except Exception as error:
         shapes = ", ".join(str(list(spec.shape)) for spec in inputs)
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise SourceError(
-            f"the model does not take an input of shape {shapes}: {first}",
+            f"the model does not take an input of shape {shapes}: {first_line(error)}",
             hint="pass the --input-shape that it was trained with (for example 1,3,32,32)",
         ) from error
     return tuple(

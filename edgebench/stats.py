@@ -29,7 +29,7 @@ _T95 = (
 class Latency:
     """Warm latency in milliseconds. `p50_ms` is the geometric mean of the processes' medians, `p50_ci_ms` its 95 %
     interval (None for one process). A percentile that the sample count cannot carry is None. `throughput_per_s` counts
-    inputs, not batches."""
+    inputs, not batches, over the whole measured time."""
 
     p50_ms: float
     p50_ci_ms: tuple[float, float] | None
@@ -72,7 +72,7 @@ def summarise(processes: Sequence[Sequence[int]], batch_size: int = 1) -> Latenc
         max_ms=pooled[-1] / 1e6,
         samples=len(pooled),
         processes=len(measured),
-        throughput_per_s=batch_size * 1e9 / centre,
+        throughput_per_s=batch_size * len(pooled) * 1e9 / sum(pooled),
     )
 
 

@@ -23,6 +23,8 @@ __all__ = ["SCHEMA", "RunStore", "decode_run"]
 # History. 1: first.
 SCHEMA = 1
 
+_NEWEST_FIRST = "ORDER BY started_at DESC, id DESC"
+
 
 class RunStore:
     """The runs below the data directory."""
@@ -35,49 +37,55 @@ class RunStore:
         with self._connect() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO runs (id, started_at, document) VALUES (?, ?, ?)",
-                (run.id, run.started_at, json.dumps(encode(run))),
+                (run.id, run.started_at, json.dumps(encode(run), allow_nan=False)),
             )
 
     def load(self, identifier: str) -> Run:
         """The run of that id, of a unique beginning of it, or the newest for `latest`.
 
         Raises:
-            UsageError: no such run, or several.
+            UsageError: no such run, several, or one that cannot be read.
         """
+        found = self._find(identifier)
         with self._connect() as connection:
-            if identifier == "latest":
-                query, arguments = "SELECT id, document FROM runs ORDER BY started_at DESC, id DESC LIMIT 1", ()
-                rows = connection.execute(query, arguments).fetchall()
-            else:
-                rows = connection.execute(
-                    "SELECT id, document FROM runs WHERE substr(id, 1, ?) = ?", (len(identifier), identifier)
-                ).fetchall()
-        exact = [row for row in rows if row[0] == identifier] or rows
-        if not exact:
-            raise UsageError(f"there is no run `{identifier}`", hint="`edgebench runs` lists them")
-        if len(exact) > 1:
-            raise UsageError(
-                f"`{identifier}` is the beginning of {len(exact)} runs", hint=", ".join(row[0] for row in exact[:5])
-            )
-        return decode_run(json.loads(exact[0][1]), f"run {exact[0][0]}")
+            ((document,),) = connection.execute("SELECT document FROM runs WHERE id = ?", (found,)).fetchall()
+        return _read(found, document)
 
-    def list(self) -> Iterator[Run]:
-        """All runs, the newest first."""
+    def list(self) -> Iterator[tuple[str, Run | UsageError]]:
+        """All runs with their ids, the newest first; in place of one that cannot be read the reason."""
         with self._connect() as connection:
-            rows = connection.execute("SELECT id, document FROM runs ORDER BY started_at DESC, id DESC").fetchall()
+            rows = connection.execute(f"SELECT id, document FROM runs {_NEWEST_FIRST}").fetchall()
         for identifier, document in rows:
-            yield decode_run(json.loads(document), f"run {identifier}")
+            try:
+                yield identifier, _read(identifier, document)
+            except UsageError as error:
+                yield identifier, error
 
     def remove(self, identifier: str) -> str:
-        """Remove one run; its full id.
+        """Remove one run, readable or not; its full id.
 
         Raises:
             UsageError: no such run, or several.
         """
-        found = self.load(identifier).id
+        found = self._find(identifier)
         with self._connect() as connection:
             connection.execute("DELETE FROM runs WHERE id = ?", (found,))
         return found
+
+    def _find(self, identifier: str) -> str:
+        with self._connect() as connection:
+            ids = [str(row[0]) for row in connection.execute(f"SELECT id FROM runs {_NEWEST_FIRST}").fetchall()]
+        if identifier == "latest":
+            ids = ids[:1]
+        else:
+            ids = [known for known in ids if known == identifier] or [
+                known for known in ids if known.startswith(identifier)
+            ]
+        if not ids:
+            raise UsageError(f"there is no run `{identifier}`", hint="`edgebench runs` lists them")
+        if len(ids) > 1:
+            raise UsageError(f"`{identifier}` is the beginning of {len(ids)} runs", hint=", ".join(ids[:5]))
+        return ids[0]
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -93,11 +101,19 @@ class RunStore:
                     yield connection
             finally:
                 connection.close()
-        except (OSError, sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             raise EnvironmentFailure(
                 f"the runs in {self._path} cannot be reached: {error}",
                 hint="EDGEBENCH_HOME names another directory for them",
             ) from error
+
+
+def _read(identifier: str, document: str) -> Run:
+    try:
+        value = json.loads(document)
+    except ValueError as error:
+        raise UsageError(f"run {identifier} is damaged: {error}", hint=f"edgebench runs rm {identifier}") from error
+    return decode_run(value, f"run {identifier}")
 
 
 def decode_run(document: object, where: str) -> Run:

@@ -15,6 +15,7 @@ __all__ = [
     "Accuracy",
     "Artifact",
     "ArtifactRef",
+    "BenchSettings",
     "Bundle",
     "Calibration",
     "CalibrationSet",
@@ -29,6 +30,7 @@ __all__ = [
     "Size",
     "SourceInfo",
     "TensorSpec",
+    "Tolerance",
 ]
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -112,12 +114,21 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """What each output of a float step may differ from its parent's: `atol + rtol * (its largest absolute value)`."""
+
+    atol: float = 1e-5
+    rtol: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Parity:
     """How far an artifact is from its parent on the same inputs.
 
     `inputs` says what those were: "calibration" images, or "random" as a last resort. `max_abs_error` and `sqnr_db` are
     the worst over all outputs; `relative_error` is `max_abs_error` over the parent's largest absolute output.
-    `sqnr_db` is None where the outputs are bit for bit the same (it would be infinite). `top1_agreement` (0..1) is None
+    `sqnr_db` is None where the outputs are bit for bit the same (it would be infinite). `samples` counts images, or
+    random inputs. `top1_agreement` (0..1) is None
     where the first output is not a row of class scores.
     """
 
@@ -192,7 +203,9 @@ class Size:
 class Accuracy:
     """Top-1 and top-5 in percent over `samples` labelled images; per-image correctness is kept for paired tests.
 
-    `top5` is None below six classes. `correct` is a string of `0` and `1`, one per image, in the data set's order.
+    `top5` is None below six classes, `macro_f1` in 0..1. `correct` is a string of `0` and `1`, one per image, in the
+    data set's order; `predictions` are the model's classes, `label_offset` above the data set's, -1 for no answer.
+    `preprocess` names how the images were prepared, None for data that was ready.
     """
 
     data: str
@@ -203,6 +216,8 @@ class Accuracy:
     macro_f1: float
     correct: str
     predictions: tuple[int, ...]
+    label_offset: int = 0
+    preprocess: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +252,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class BenchSettings:
+    """How much is measured: `processes` fresh processes a cell, each with `warmup` untimed runs and then `iterations`
+    timed ones, of which at least `min_iterations` whatever `max_time_s` says."""
+
+    processes: int = 5
+    warmup: int = 5
+    iterations: int = 50
+    min_iterations: int = 5
+    max_time_s: float = 5.0
+
+
+@dataclass(frozen=True)
 class Run:
     """One stored session of `bench`. `inputs` says what was fed: which images, or random numbers."""
 
@@ -245,6 +272,7 @@ class Run:
     started_at: str
     edgebench_version: str
     command: tuple[str, ...]
+    settings: BenchSettings
     inputs: str
     baseline: str | None
     devices: tuple[Device, ...]

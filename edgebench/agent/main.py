@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Sequence
 
 from . import loop
 from .codec import decode, encode
-from .environment import describe_machine, switch_telemetry_off
+from .environment import switch_telemetry_off
 from .feeds import OutputWriter, read_feeds
 from .probes import memory
 from .runtimes import Unsupported
@@ -52,6 +52,11 @@ def run(job: Job) -> Measurement:
     runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
     library_version = runtime.load_library()
     feeds = read_feeds(job.feeds)
+    prepared: List[Any] = []
+    if job.kind == "measure":
+        # Copies made before the baseline, so that they are not taken for memory of the model.
+        prepared = [runtime.prepare(feed) for feed in feeds]
+        feeds = []
     probe = memory.start()
     started = time.perf_counter_ns()
     session = runtime.open_session(job.artifact, job.threads)
@@ -60,7 +65,6 @@ def run(job: Job) -> Measurement:
     results: Dict[str, Any] = {}
     try:
         if job.kind == "measure":
-            prepared: List[Any] = [session.prepare(feed) for feed in feeds]
             results["first_ns"], results["samples_ns"] = loop.measure(
                 session.run,
                 prepared,
@@ -74,7 +78,7 @@ def run(job: Job) -> Measurement:
                 raise ValueError("a predict job needs outputs_directory")
             with OutputWriter(job.outputs_directory) as writer:
                 for feed in feeds:
-                    writer.write(session.named_outputs(session.run(session.prepare(feed))))
+                    writer.write(session.named_outputs(session.run(runtime.prepare(feed))))
             results["outputs"] = writer.files()
         else:
             raise ValueError("unknown kind of job: %s" % job.kind)
@@ -87,6 +91,5 @@ def run(job: Job) -> Measurement:
         provider=session.provider,
         load_ns=load_ns,
         memory=probe.stop(),
-        environment=describe_machine(),
         **results,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import dataclass
+from typing import Optional, Tuple
 
 WIRE_VERSION = 1
 
@@ -85,4 +85,3 @@ class Measurement:
     samples_ns: Tuple[int, ...] = ()
     memory: Optional[Memory] = None
     outputs: Tuple[OutputFile, ...] = ()
-    environment: Dict[str, Any] = field(default_factory=dict)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from edgebench.cli.json_file import JsonFile
-from edgebench.cli.options import comma_separated, positive_int, positive_ints
+from edgebench.cli.options import comma_separated, positive_int, positive_ints, seconds
 from edgebench.errors import UsageError
+from edgebench.types import BenchSettings
 
 __all__ = ["add_parser", "run"]
 
@@ -37,35 +38,49 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--baseline", metavar="NAME", help="what others are compared with (default: the fp32 ONNX)")
     parser.add_argument(
-        "--processes", metavar="N", type=positive_int, default=5, help="fresh processes per cell (default: 5)"
+        "--processes",
+        metavar="N",
+        type=positive_int,
+        default=BenchSettings.processes,
+        help="fresh processes per cell (default: 5)",
     )
     parser.add_argument(
-        "--warmup", metavar="RUNS", type=int, default=5, help="untimed runs per process (default: 5 runs)"
+        "--warmup",
+        metavar="RUNS",
+        type=int,
+        default=BenchSettings.warmup,
+        help="untimed runs per process (default: 5 runs)",
     )
     parser.add_argument(
-        "--iterations", metavar="N", type=positive_int, default=50, help="timed runs per process (default: 50)"
+        "--iterations",
+        metavar="N",
+        type=positive_int,
+        default=BenchSettings.iterations,
+        help="timed runs per process (default: 50)",
     )
     parser.add_argument(
-        "--max-time", metavar="SECONDS", type=float, default=5.0,
+        "--max-time", metavar="SECONDS", type=seconds, default=BenchSettings.max_time_s,
         help="a process stops timing after this, but not before 5 runs (default: 5)",
     )  # fmt: skip
     parser.add_argument(
         "--include-failed", action="store_true", help="also measure what failed its parity (default: no)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the run as JSON, - for stdout (default: no)")
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run (default: a new one)")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with an interrupted run, in its own settings (default: a new run)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 1 when a cell failed or none may be measured, 3 when no runtime is here."""
     from edgebench.cli.terminal import data_console, open_progress
-    from edgebench.measure.bench import BenchSettings, bench
+    from edgebench.measure.bench import bench
     from edgebench.report.run_table import render
     from edgebench.run_file import run_document
 
-    if args.warmup < 0 or args.max_time <= 0:
-        raise UsageError("--warmup must not be negative, and --max-time must be above 0")
+    if args.warmup < 0:
+        raise UsageError(f"--warmup {args.warmup}: expected 0 runs or more")
     json_file = JsonFile(args.json)
     with open_progress() as progress:
         result = bench(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgebench.cli.options import comma_separated, positive_int, shape
+from edgebench.cli.options import comma_separated, positive_int, shape, tolerance
+from edgebench.types import Tolerance
 
 __all__ = ["add_parser", "run"]
 
@@ -45,10 +46,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )  # fmt: skip
     parser.add_argument("--opset", metavar="N", type=positive_int, help="ONNX operator set (default: 18)")
     parser.add_argument(
-        "--atol", metavar="X", type=float, default=1e-5, help="a float step may differ from its parent by X + "
-        "--rtol times the parent's largest output (default: 1e-5)",
+        "--atol", metavar="X", type=tolerance, default=Tolerance.atol, help="a float step may differ from its parent "
+        "by X + --rtol times the parent's largest output (default: 1e-5)",
     )  # fmt: skip
-    parser.add_argument("--rtol", metavar="X", type=float, default=1e-3, help="see --atol (default: 1e-3)")
+    parser.add_argument(
+        "--rtol", metavar="X", type=tolerance, default=Tolerance.rtol, help="see --atol (default: 1e-3)"
+    )
     parser.add_argument(
         "--trust", action="store_true", help="read a pickle or .pt2 that runs code when read (default: refuse it)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from edgebench.errors import UsageError
@@ -20,8 +21,15 @@ class JsonFile:
 
     def __init__(self, path: str | None) -> None:
         self._path = path
-        if path not in (None, "-") and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
-            raise UsageError(f"--json {path} cannot be written", hint="name a file in an existing directory")
+        if path not in (None, "-"):
+            try:
+                if Path(path).is_dir():
+                    raise IsADirectoryError
+                with tempfile.TemporaryFile(dir=Path(path).absolute().parent):
+                    pass
+            except OSError as error:
+                hint = "name a file in a directory that can be written"
+                raise UsageError(f"--json {path} cannot be written", hint=hint) from error
 
     @property
     def is_stdout(self) -> bool:
@@ -30,10 +38,9 @@ class JsonFile:
 
     def write(self, document: object) -> None:
         """Write the document, whole or not at all."""
-        from edgebench.files import write_atomically
+        from edgebench.files import write_json
 
-        text = json.dumps(document, indent=2) + "\n"
         if self.is_stdout:
-            sys.stdout.write(text)
+            sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         elif self._path is not None:
-            write_atomically(Path(self._path), text)
+            write_json(Path(self._path), document)

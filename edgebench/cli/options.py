@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 
-__all__ = ["comma_separated", "positive_int", "positive_ints", "shape"]
+__all__ = ["comma_separated", "positive_int", "positive_ints", "seconds", "shape", "tolerance"]
+
+
+# 4 GB of float32: a slip of the finger, not an image.
+_LARGEST_INPUT = 10**9
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
@@ -26,6 +31,25 @@ def positive_int(text: str) -> int:
     return value
 
 
+def tolerance(text: str) -> float:
+    """A finite number, 0 or above."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"expected a number, 0 or above, found `{text}`")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0."""
+    value = tolerance(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("expected seconds above 0")
+    return value
+
+
 def positive_ints(text: str) -> tuple[int, ...]:
     """`1,2,4` -> (1, 2, 4)."""
     return tuple(positive_int(part) for part in comma_separated(text))
@@ -33,4 +57,7 @@ def positive_ints(text: str) -> tuple[int, ...]:
 
 def shape(text: str) -> tuple[int, ...]:
     """`1,3,224,224` (or with `x` between) -> (1, 3, 224, 224)."""
-    return positive_ints(text.replace("x", ","))
+    lengths = positive_ints(text.replace("x", ","))
+    if math.prod(lengths) > _LARGEST_INPUT:
+        raise argparse.ArgumentTypeError(f"`{text}` has more than {_LARGEST_INPUT:,} values")
+    return lengths

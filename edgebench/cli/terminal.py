@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from edgebench.progress import Progress
 
@@ -79,7 +80,7 @@ class _DrawnProgress(TerminalProgress):
             self._bar.update(self._task, total=total, completed=total, result=text)
 
     def warn(self, text: str) -> None:
-        self._bar.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+        self._bar.console.print(Text(f"warning: {text}", style="yellow"))
 
 
 class _PlainProgress(TerminalProgress):

@@ -7,8 +7,11 @@ source ──> torchscript
 from __future__ import annotations
 
 import errno
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,30 +19,25 @@ from typing import Any, Literal
 from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
-from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError
+from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
 from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torchscript
 from edgebench.exporters.parity import Outputs, compare, judge, open_runner, remarks
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
-from edgebench.files import file_sha256, link_or_copy
+from edgebench.files import copy_whole, file_sha256
 from edgebench.progress import Progress
-from edgebench.types import Artifact, TensorSpec
+from edgebench.types import Artifact, TensorSpec, Tolerance
 
-__all__ = ["FORMATS", "ChainRequest", "Tolerance", "run_chain"]
+__all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
 
 _STEPS = (torchscript.STEP, onnx.STEP, onnx_import.STEP, onnx_sim.STEP, onnx_int8.STEP)
 FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+# Raised when a step or its parity would come out otherwise for the same key.
+_CHAIN_VERSION = 1
 # Float steps differ by rounding alone, which a few images show; agreement of classes is a share and wants more of them.
 _FLOAT_PARITY_FEEDS = 8
 INT8_PARITY_FEEDS = 48
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What a float step may differ from its parent: `atol + rtol * (the parent's largest absolute output)`."""
-
-    atol: float = 1e-5
-    rtol: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ class ChainRequest:
 
     `source_key` identifies the source for the cache; `load_module` gives its module when a step or a parity first needs
     it (never for an ONNX source, which is at `source_path`). `parity_feeds` gives up to INT8_PARITY_FEEDS inputs, real
-    ones (`inputs_kind` "calibration") where there are any; `calibration` the calibration inputs, or None.
+    ones (`inputs_kind` "calibration", of `images` different images) where there are any; `calibration` the calibration
+    inputs, or None.
     """
 
     name: str
@@ -60,6 +59,7 @@ class ChainRequest:
     inputs: tuple[TensorSpec, ...]
     parity_feeds: Callable[[], Sequence[Feed]]
     inputs_kind: Literal["calibration", "random"]
+    images: int | None
     calibration: Callable[[], Iterable[Feed]] | None
     calibration_key: str
     settings: Mapping[str, Any]
@@ -77,18 +77,22 @@ def run_chain(
     """Make every wanted artifact in `directory`; `on_artifact(artifact, reused)` is called after each.
 
     Raises:
-        UsageError: an unknown format.
         EnvironmentFailure: the disk is full or not writable; what was made before stands.
     """
     chain = _Chain(request, directory, cache)
-    for step in _plan(request.formats, request.source_format):
+    for step in plan_steps(request.formats, request.source_format):
         progress.start(step.format)
         artifact, reused = chain.make(step)
         on_artifact(artifact, reused)
         progress.done(_summary(artifact, reused))
 
 
-def _plan(formats: tuple[str, ...] | None, source_format: str) -> list[Step]:
+def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
+    """The steps to the wanted formats (None: all), with those that lie on the way, parents first.
+
+    Raises:
+        UsageError: an unknown format, or one that the source cannot become.
+    """
     reachable: list[Step] = []
     for step in _STEPS:
         if any(parent == source_format or parent in {other.format for other in reachable} for parent in step.parents):
@@ -181,6 +185,9 @@ class _Chain:
             step=wanted.step,
             options=wanted.options,
             tools=wanted.tool_versions,
+            chain=_CHAIN_VERSION,
+            # What runs and prepares the inputs that parity is measured on.
+            parity_tools=tool_versions(("torch", "onnxruntime", "numpy", "pillow")),
             calibration=request.calibration_key,
             inputs=request.inputs,
             tolerance=request.tolerance,
@@ -190,7 +197,7 @@ class _Chain:
         found = self._cache.find(key)
         if found is not None:
             artifact, cached = found
-            link_or_copy(cached, target)
+            copy_whole(cached, target)
             return replace(artifact, file=file), True
         artifact = self._run(step, parent, replace(wanted, file=file), target)
         if artifact.status == "ok":
@@ -199,63 +206,62 @@ class _Chain:
 
     def _run(self, step: Step, parent: Parent, wanted: Artifact, target: Path) -> Artifact:
         request = self._request
-        partial = target.with_name(f".{target.name}.partial")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             if parent.format == "source":
                 parent = replace(parent, module=request.load_module())
             feeds = request.parity_feeds()
             given = StepInput(request.inputs, feeds[0], request.calibration, wanted.options)
-            probe = memory.start()
-            probe.mark_loaded()
-            started = time.perf_counter()
-            result = step.run(parent, given, partial)
-            seconds = time.perf_counter() - started
-            used = probe.stop()
-            partial.replace(target)
-            artifact = replace(
-                wanted,
-                sha256=file_sha256(target),
-                bytes=target.stat().st_size,
-                opset=result.opset,
-                seconds=round(seconds, 3),
-                peak_rss_bytes=None if used is None else used.peak_bytes,
-                notes=result.notes,
-            )
-            return self._with_parity(artifact, parent, target)
+            # A network's own prints must not end up in our data.
+            with redirect_stdout(sys.stderr):
+                probe = memory.start()
+                probe.mark_loaded()
+                started = time.perf_counter()
+                result = step.run(parent, given, partial)
+                seconds = time.perf_counter() - started
+                used = probe.stop()
+                partial.replace(target)
+                artifact = replace(
+                    wanted,
+                    sha256=file_sha256(target),
+                    bytes=target.stat().st_size,
+                    opset=result.opset,
+                    seconds=round(seconds, 3),
+                    peak_rss_bytes=None if used is None else used.peak_bytes,
+                    notes=result.notes,
+                )
+                return self._with_parity(artifact, step, parent, target)
         except StepError as error:
-            return _failed(wanted, str(error))
+            return _failed(wanted, target, str(error))
         except EdgebenchError:
             raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-                raise EnvironmentFailure(
-                    f"{target} cannot be written: {error.strerror}",
-                    hint="free some space or choose another directory with -o; what was exported before is kept",
-                ) from error
-            return _failed(wanted, _headline(error))
+            # Others are the exporter's own: torch raises one where it looks for source code and finds none.
+            if error.errno not in _STORAGE_ERRORS:
+                return _failed(wanted, target, f"{type(error).__name__}: {first_line(error)}")
+            raise EnvironmentFailure(
+                f"{target} cannot be written: {error.strerror or error}",
+                hint="free some space or choose another directory with -o; what was exported before is kept",
+            ) from error
         except Exception as error:  # noqa: BLE001 - whatever an exporter raises is this artifact's reason
-            return _failed(wanted, _headline(error))
+            return _failed(wanted, target, f"{type(error).__name__}: {first_line(error)}")
         finally:
             partial.unlink(missing_ok=True)
 
-    def _with_parity(self, artifact: Artifact, parent: Parent, target: Path) -> Artifact:
+    def _with_parity(self, artifact: Artifact, step: Step, parent: Parent, target: Path) -> Artifact:
         request = self._request
-        if parent.format == "onnx-source":
-            return artifact
-        count = INT8_PARITY_FEEDS if artifact.precision == "int8" else _FLOAT_PARITY_FEEDS
+        count = INT8_PARITY_FEEDS if step.calibrated else _FLOAT_PARITY_FEEDS
         expected = self._outputs_of(parent, count)
-        found = self._outputs_of(Parent(artifact.format, path=target), count)
-        parity = compare(expected, found, inputs=request.inputs_kind)
-        reason = judge(
-            parity, precision=artifact.precision or "fp32", atol=request.tolerance.atol, rtol=request.tolerance.rtol
-        )
+        comparison = compare(expected, self._outputs_of(Parent(artifact.format, path=target), count))
+        batch = request.inputs[0].shape[0] if request.inputs[0].shape else 1
+        samples = min(len(expected) * batch, request.images or len(expected) * batch)
+        artifact = replace(artifact, parity=comparison.parity(inputs=request.inputs_kind, samples=samples))
+        reason = judge(comparison, calibrated=step.calibrated, tolerance=request.tolerance)
         if reason is None:
-            return replace(artifact, parity=parity, notes=(*artifact.notes, *remarks(parity)))
+            return replace(artifact, notes=(*artifact.notes, *remarks(comparison)))
+        parent_name = artifact.parent or "the source"
         return replace(
-            artifact,
-            parity=parity,
-            status="failed",
-            reason=f"step {artifact.step} broke parity with {artifact.parent or 'the source'}: {reason}",
+            artifact, status="failed", reason=f"step {artifact.step} broke parity with {parent_name}: {reason}"
         )
 
     def _outputs_of(self, parent: Parent, count: int) -> list[Outputs]:
@@ -267,13 +273,9 @@ class _Chain:
         return known[: len(feeds)]
 
 
-def _failed(wanted: Artifact, what: str) -> Artifact:
+def _failed(wanted: Artifact, target: Path, what: str) -> Artifact:
+    target.unlink(missing_ok=True)
     return replace(wanted, file=None, status="failed", reason=f"step {wanted.step} failed: {what}")
-
-
-def _headline(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first}"
 
 
 def _summary(artifact: Artifact, reused: bool) -> str:

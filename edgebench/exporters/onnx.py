@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgebench.errors import StepError
+from edgebench.errors import StepError, first_line
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
 
 __all__ = ["DEFAULT_OPSET", "IR_VERSION", "STEP", "written_opset"]
@@ -31,7 +31,7 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     import torch
 
     opset = int(given.options["opset"])
-    example = tuple(torch.from_numpy(array) for array in given.example.values())
+    example = tuple(torch.from_numpy(array.copy()) for array in given.example.values())
     names = [spec.name for spec in given.inputs]
     notes: list[str] = []
     if opset < _OLDEST_DYNAMO_OPSET:
@@ -41,7 +41,10 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
         try:
             _export_dynamo(parent.module, example, names, opset, out)
         except Exception as error:  # noqa: BLE001 - the exporter raises whatever the network raised
-            notes.append(f"legacy exporter: dynamo failed with {type(error).__name__}: {_first_line(error)}")
+            # Dynamo's own messages begin with a banner; the cause is what they were raised from.
+            notes.append(
+                f"legacy exporter: dynamo failed with {type(error).__name__}: {first_line(error.__cause__ or error)}"
+            )
             _export_legacy(parent.module, example, names, opset, out)
     written = _pin_ir_version(out)
     if written != opset:
@@ -116,12 +119,6 @@ def _pin_ir_version(path: Path) -> int:
 def written_opset(model: Any) -> int:
     """The version of the standard operator set in an `onnx.ModelProto`."""
     return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-def _first_line(error: Exception) -> str:
-    # Dynamo's messages begin with a banner that shows the example's repr; the cause is what it was raised from.
-    cause = error.__cause__ or error
-    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
 STEP = Step(

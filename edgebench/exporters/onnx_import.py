@@ -16,7 +16,7 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
 
     assert parent.path is not None
     skeleton = onnx.load(parent.path, load_external_data=False)
-    if any(tensor.external_data for tensor in skeleton.graph.initializer):
+    if given.options["external_weights"]:
         onnx.save(onnx.load(parent.path), out)
         note = "the source, with its external weights in one file"
     else:
@@ -32,6 +32,6 @@ STEP = Step(
     parents=("onnx-source",),
     modules=("onnx",),
     tools=("onnx",),
-    options=lambda _: {},
+    options=lambda settings: {"external_weights": settings["external_weights"]},
     run=_export,
 )

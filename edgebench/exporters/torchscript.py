@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import warnings
 from pathlib import Path
@@ -19,13 +20,16 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
         shutil.copyfile(parent.path, out)
         return StepResult(notes=("the source is TorchScript already: copied as it is",))
     module = parent.module.module() if isinstance(parent.module, torch.export.ExportedProgram) else parent.module
-    example = tuple(torch.from_numpy(array) for array in given.example.values())
+    example = tuple(torch.from_numpy(array.copy()) for array in given.example.values())
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
         # Dictionaries, as DETR answers, can be traced when the tracer is not strict. Our own parity, on real inputs,
         # stands for the tracer's check on the one input that it was traced with.
         traced = torch.jit.trace(module, example, strict=False, check_trace=False)
-        torch.jit.save(torch.jit.freeze(traced.eval()), str(out))
+        # By way of memory: on a full disk torch's own writer ends the process instead of raising.
+        written = io.BytesIO()
+        torch.jit.save(torch.jit.freeze(traced.eval()), written)
+    out.write_bytes(written.getbuffer())
     suspicions = [str(warning.message) for warning in caught if issubclass(warning.category, TracerWarning)]
     if not suspicions:
         return StepResult()

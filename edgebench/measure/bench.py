@@ -21,33 +21,23 @@ import psutil
 from edgebench._version import __version__
 from edgebench.agent.environment import describe_machine, usable_cpus
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
+from edgebench.bundle import BUNDLE_FILE, load_bundle
 from edgebench.config import find_device
-from edgebench.errors import UsageError
+from edgebench.errors import EdgebenchError, UsageError
+from edgebench.evaluation.datasets import choose, open_dataset, overlap
 from edgebench.evaluation.preprocess import resolve_preprocess
-from edgebench.measure.jobs import JobRunner, write_feeds
+from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData, score_cells
 from edgebench.measure.size import compressed_size
 from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.store import SCHEMA, RunStore
-from edgebench.types import Cell, Device, DeviceProfile, Run, Size
+from edgebench.types import BenchSettings, Cell, Device, DeviceProfile, Run, Size
 
-__all__ = ["BenchSettings", "bench"]
+__all__ = ["bench"]
 
 _FED_INPUTS = 8
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """How much is measured: `processes` fresh processes a cell, each with `warmup` untimed runs and then `iterations`
-    timed ones, of which at least `min_iterations` whatever `max_time_s` says."""
-
-    processes: int = 5
-    warmup: int = 5
-    iterations: int = 50
-    min_iterations: int = 5
-    max_time_s: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -86,36 +76,34 @@ def bench(
         preprocess: for a single file; a bundle knows its own.
         baseline: the artifact that others are compared with; default the fp32 ONNX.
         include_failed: also measure artifacts that failed their parity.
-        resume: the id of an interrupted run to go on with.
+        resume: the id of an interrupted run to go on with, in its own settings.
 
     Raises:
         UsageError: nothing to measure, or data that does not fit; before anything was measured.
     """
     watch = progress or Silent()
-    chosen = settings or BenchSettings()
-    subjects = find_subjects(
-        [item.path if isinstance(item, Exported) else Path(item) for item in paths], include_failed=include_failed
-    )
-    subjects = [_prepared_as(subject, preprocess) for subject in subjects]
+    places = [item.path if isinstance(item, Exported) else Path(item) for item in paths]
+    subjects = [_prepared_as(item, preprocess) for item in find_subjects(places, include_failed=include_failed)]
     evaluation = None if data is None else EvaluationData.open(data, samples, subjects)
-    subjects = [_fed(subject, evaluation) for subject in subjects]
+    if evaluation is not None:
+        subjects = [_fed(subject, evaluation) for subject in subjects]
+        _warn_of_classes(subjects, evaluation, watch)
+        _warn_of_overlap(places, evaluation, watch)
     tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads)
     store = RunStore()
+    if resume is None:
+        run = _new_run(tasks, settings or BenchSettings(), command, baseline)
+    else:
+        run = _earlier_run(store.load(resume), tasks)
     with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as scratch:
-        runner = JobRunner(Path(scratch))
-        session = _Session(
-            store=store,
-            runner=runner,
-            tasks=tasks,
-            run=_first_state(tasks, store, resume, command, baseline),
-            settings=chosen,
-        )
+        session = _Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run)
         try:
-            session.measure(watch)
+            # Accuracy first: it reads every image, so that a broken one costs no measurement.
             if evaluation is not None:
                 session.score(evaluation, watch)
+            session.measure(watch)
         except KeyboardInterrupt:
-            watch.warn(f"run {session.run.id} is not complete: the same command with --resume {session.run.id} goes on")
+            watch.warn(f"run {run.id} is not complete: the same command with --resume {run.id} goes on")
             raise
     return session.run
 
@@ -124,7 +112,7 @@ def _prepared_as(subject: Subject, preprocess: str | None) -> Subject:
     if preprocess is None:
         return subject
     asked = resolve_preprocess(preprocess)
-    if subject.bundle is not None and subject.preprocess not in (None, asked):
+    if subject.from_bundle and subject.preprocess not in (None, asked):
         known = subject.preprocess.name if subject.preprocess is not None else ""
         raise UsageError(
             f"{subject.ref.name} was exported with the preprocessing `{known}`, not `{asked.name}`",
@@ -133,11 +121,45 @@ def _prepared_as(subject: Subject, preprocess: str | None) -> Subject:
     return replace(subject, preprocess=asked)
 
 
-def _fed(subject: Subject, evaluation: EvaluationData | None) -> Subject:
-    """The subject with real inputs to be measured with, where there are any."""
-    if subject.kept or evaluation is None or subject.reason is not None:
+def _fed(subject: Subject, evaluation: EvaluationData) -> Subject:
+    """The subject with what is known of its images, and with some of them to be measured with if none came with it."""
+    if subject.reason is not None:
+        return subject
+    subject = replace(subject, preprocess=evaluation.prepared_as(subject))
+    if subject.kept:
         return subject
     return replace(subject, kept=evaluation.first(subject, _FED_INPUTS), fed_with=evaluation.dataset.spec)
+
+
+def _warn_of_classes(subjects: Sequence[Subject], evaluation: EvaluationData, progress: Progress) -> None:
+    """Labels that come from positions of folders are wrong where some folders are missing."""
+    given = evaluation.dataset.class_count
+    known = max((subject.outputs[0].shape[1] for subject in subjects if subject.reason is None), default=0)
+    if given is not None and given < known:
+        progress.warn(
+            f"{evaluation.dataset.spec} has {given} classes, the model {known}: labels count the classes that are "
+            "there in order; if they are a part of the model's, give them with csv:FILE"
+        )
+
+
+def _warn_of_overlap(places: Sequence[Path], evaluation: EvaluationData, progress: Progress) -> None:
+    """Images that calibrated int8 say little about its accuracy on others."""
+    for directory in dict.fromkeys(place if place.is_dir() else place.parent for place in places):
+        if not (directory / BUNDLE_FILE).is_file():
+            continue
+        calibration = load_bundle(directory).calibration
+        if calibration is None:
+            continue
+        try:
+            dataset = open_dataset(calibration.data)
+        except EdgebenchError:
+            continue  # The images that calibrated need not be here any more.
+        chosen = choose(dataset, calibration.samples, calibration.seed)
+        if common := overlap(dataset, chosen, evaluation.dataset, evaluation.indices):
+            progress.warn(
+                f"{common} of the {len(evaluation.indices)} images of {evaluation.dataset.spec} also calibrated "
+                f"{directory}: take others, or expect int8 to look too good"
+            )
 
 
 def _plan(
@@ -155,8 +177,8 @@ def _plan(
         for profile in profiles
         for count in threads or profile.threads or (_physical_cores(),)
         for subject in subjects
-        if runtimes is None or RUNTIME_OF_FORMAT[subject.ref.format] in runtimes
-        for runtime in (RUNTIME_OF_FORMAT[subject.ref.format],)
+        if runtimes is None or RUNTIME_OF_FORMAT.get(subject.ref.format) in runtimes
+        for runtime in (RUNTIME_OF_FORMAT.get(subject.ref.format, subject.ref.format),)
     ]
     if not tasks:
         raise UsageError("there is nothing to measure", hint="give a bundle with artifacts, or leave --runtime out")
@@ -168,38 +190,43 @@ def _physical_cores() -> int:
     return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
 
 
-def _first_state(
-    tasks: Sequence[_Task],
-    store: RunStore,
-    resume: str | None,
-    command: Sequence[str],
-    baseline: str | None,
-) -> Run:
-    cells = tuple(_blank_cell(task) for task in tasks)
-    if resume is not None:
-        earlier = store.load(resume)
-        done = {_identity(cell): cell for cell in earlier.cells}
-        if not any(_identity(cell) in done for cell in cells):
-            raise UsageError(
-                f"run {earlier.id} measured other artifacts", hint="resume with the arguments of the interrupted run"
-            )
-        return replace(earlier, cells=tuple(done.get(_identity(cell), cell) for cell in cells))
+def _new_run(tasks: Sequence[_Task], settings: BenchSettings, command: Sequence[str], baseline: str | None) -> Run:
     started = datetime.now(UTC)
-    machine = describe_machine()
     return Run(
         schema=SCHEMA,
         id=f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         started_at=started.isoformat(timespec="seconds"),
         edgebench_version=__version__,
         command=tuple(command),
-        inputs=", ".join(dict.fromkeys(task.subject.fed_with for task in tasks)),
-        baseline=_choose_baseline(cells, baseline),
+        settings=settings,
+        inputs=_inputs_of(tasks),
+        baseline=_choose_baseline(tasks, baseline),
         devices=tuple(
-            Device(profile.name, profile.name, {**machine, "host": platform.node()})
-            for profile in {task.profile.name: task.profile for task in tasks}.values()
+            Device(name, name, _fingerprint()) for name in dict.fromkeys(task.profile.name for task in tasks)
         ),
-        cells=cells,
+        cells=tuple(_blank_cell(task) for task in tasks),
     )
+
+
+def _earlier_run(run: Run, tasks: Sequence[_Task]) -> Run:
+    """The stored run, if these are its cells, its inputs and its machine."""
+    hint = "resume with the arguments of the interrupted run, or leave --resume out"
+    if [_identity(cell) for cell in run.cells] != [_identity(_blank_cell(task)) for task in tasks]:
+        raise UsageError(f"run {run.id} has other cells than these arguments give", hint=hint)
+    if run.inputs != _inputs_of(tasks):
+        raise UsageError(f"run {run.id} was fed with {run.inputs}, not with {_inputs_of(tasks)}", hint=hint)
+    here = _fingerprint()
+    if any(device.fingerprint != here for device in run.devices):
+        raise UsageError(f"run {run.id} was measured on another machine, or before it was changed", hint=hint)
+    return run
+
+
+def _inputs_of(tasks: Sequence[_Task]) -> str:
+    return ", ".join(dict.fromkeys(task.subject.fed_with for task in tasks))
+
+
+def _fingerprint() -> dict[str, Any]:
+    return {**describe_machine(), "host": platform.node()}
 
 
 def _identity(cell: Cell) -> tuple[Any, ...]:
@@ -221,33 +248,35 @@ def _blank_cell(task: _Task) -> Cell:
     )
 
 
-def _choose_baseline(cells: Sequence[Cell], asked: str | None) -> str | None:
-    names = list(dict.fromkeys(cell.artifact.name for cell in cells))
+def _choose_baseline(tasks: Sequence[_Task], asked: str | None) -> str | None:
+    """What was asked for, else the first that can be measured of: fp32 ONNX, simplified fp32 ONNX, anything."""
+    names = list(dict.fromkeys(task.subject.ref.name for task in tasks))
     if asked is not None:
         if asked not in names:
             raise UsageError(
                 f"there is no artifact `{asked}` to be the baseline", hint=f"there are: {', '.join(names)}"
             )
         return asked
-    preferred = [cell.artifact.name for cell in cells if cell.artifact.format == "onnx"]
-    return next(iter(preferred or names), None)
+    usable = [task.subject.ref for task in tasks if task.subject.reason is None]
+    for format in ("onnx", "onnx-sim"):
+        for ref in usable:
+            if ref.format == format and ref.precision in ("fp32", None):
+                return ref.name
+    return usable[0].name if usable else None
 
 
 class _Session:
     """A run that grows: every change of a cell is stored at once."""
 
-    def __init__(
-        self, *, store: RunStore, runner: JobRunner, tasks: Sequence[_Task], run: Run, settings: BenchSettings
-    ) -> None:
+    def __init__(self, *, store: RunStore, runner: JobRunner, tasks: Sequence[_Task], run: Run) -> None:
         self.run = run
         self._store = store
         self._runner = runner
         self._tasks = tasks
-        self._settings = settings
 
     def measure(self, progress: Progress) -> None:
         """Rounds of one process a cell, until every cell has its number of processes."""
-        settings = self._settings
+        settings = self.run.settings
         rounds = range(settings.processes)
         progress.start("measure", total=len(self._tasks) * len(rounds))
         with_size = [
@@ -266,22 +295,21 @@ class _Session:
         progress.done(f"{measured} of {len(self.run.cells)} cells, {settings.processes} processes each")
 
     def score(self, evaluation: EvaluationData, progress: Progress) -> None:
-        """Accuracy of every cell that was measured, once per artifact and runtime."""
+        """Accuracy of every cell that can be measured, once per artifact and runtime."""
         wanted: dict[tuple[str, str], list[int]] = {}
         for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
-            if cell.status == "ok" and (cell.accuracy is None or cell.accuracy.sha256 != evaluation.sha256):
+            if self._open(index) and (cell.accuracy is None or cell.accuracy.sha256 != evaluation.sha256):
                 wanted.setdefault((task.subject.ref.name, task.runtime), []).append(index)
-        jobs = [
-            (self._tasks[indices[0]].subject, self._tasks[indices[0]].runtime, self._tasks[indices[0]].threads)
-            for indices in wanted.values()
-        ]
-        results = score_cells(self._runner, evaluation, jobs, progress)
+        first = [self._tasks[indices[0]] for indices in wanted.values()]
+        results = score_cells(
+            self._runner, evaluation, [(task.subject, task.runtime, task.threads) for task in first], progress
+        )
         changes: dict[int, Cell] = {}
         for indices, result in zip(wanted.values(), results, strict=True):
             for index in indices:
                 cell = self.run.cells[index]
-                if isinstance(result, str):
-                    changes[index] = replace(cell, status="failed", reason=result)
+                if isinstance(result, Measurement):
+                    changes[index] = _with_measurement(cell, result)
                 else:
                     changes[index] = replace(cell, accuracy=result)
         self._put(changes)
@@ -296,7 +324,7 @@ class _Session:
         return compressed_size(task.subject.path, task.subject.ref.sha256)
 
     def _measure(self, task: _Task) -> Measurement:
-        settings = self._settings
+        settings = self.run.settings
         subject = task.subject
         return self._runner.run(
             Job(
@@ -305,7 +333,7 @@ class _Session:
                 artifact=str(subject.path.resolve()),
                 runtime=task.runtime,
                 threads=task.threads,
-                feeds=self._runner.feeds_for(subject.inputs, subject.kept, write_feeds),
+                feeds=self._runner.feeds_for(subject.inputs, subject.kept),
                 warmup=settings.warmup,
                 iterations=settings.iterations,
                 min_iterations=settings.min_iterations,

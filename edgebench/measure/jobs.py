@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import edgebench
 from edgebench.agent.codec import decode, encode
 from edgebench.agent.environment import TELEMETRY_OFF
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile
-from edgebench.cache import key_of
 from edgebench.model_inputs import random_feed
 from edgebench.targets.local import LocalTarget
 from edgebench.types import TensorSpec
@@ -38,7 +38,7 @@ class JobRunner:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._target = LocalTarget()
-        self._feeds: dict[str, tuple[FeedFile, ...]] = {}
+        self._feeds: dict[bytes, tuple[FeedFile, ...]] = {}
         self._count = 0
 
     def run(self, job: Job, *, timeout_s: float | None = None) -> Measurement:
@@ -50,8 +50,9 @@ class JobRunner:
         limit_s = timeout_s or 2 * job.max_time_s + _SLACK_S
         root = str(Path(edgebench.__file__).resolve().parents[1])
         search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        # -P: a json.py in the user's directory is not ours to import.
         ended = self._target.run(
-            [sys.executable, "-m", "edgebench.agent", str(job_path), str(result_path)],
+            [sys.executable, "-P", "-m", "edgebench.agent", str(job_path), str(result_path)],
             timeout_s=limit_s,
             environment={**TELEMETRY_OFF, "PYTHONPATH": search},
         )
@@ -68,18 +69,16 @@ class JobRunner:
         path.mkdir()
         return path
 
-    def feeds_for(
-        self,
-        inputs: tuple[TensorSpec, ...],
-        kept: Feeds,
-        write: Callable[[Path, tuple[TensorSpec, ...], Feeds], tuple[FeedFile, ...]],
-    ) -> tuple[FeedFile, ...]:
+    def feeds_for(self, inputs: tuple[TensorSpec, ...], kept: Feeds) -> tuple[FeedFile, ...]:
         """Feed files of the `kept` inputs, or of random numbers where there are none; the same ones once."""
         feeds = kept or [random_feed(inputs, seed=0, index=index) for index in range(_RANDOM_FEEDS)]
-        key = key_of(inputs=inputs, first={name: float(np.sum(array)) for name, array in feeds[0].items()})
-        if key not in self._feeds:
-            self._feeds[key] = write(self.scratch_directory("feeds"), inputs, feeds)
-        return self._feeds[key]
+        digest = hashlib.sha256(repr(inputs).encode())
+        for feed in feeds:
+            for spec in inputs:
+                digest.update(feed[spec.name].tobytes())
+        if digest.digest() not in self._feeds:
+            self._feeds[digest.digest()] = write_feeds(self.scratch_directory("feeds"), inputs, feeds)
+        return self._feeds[digest.digest()]
 
 
 def write_feeds(directory: Path, inputs: tuple[TensorSpec, ...], feeds: Feeds) -> tuple[FeedFile, ...]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job
+from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement
 from edgebench.errors import DataError
 from edgebench.evaluation.datasets import Dataset, batches, choose, content_sha256, open_dataset
 from edgebench.evaluation.metrics import accuracy
+from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.jobs import JobRunner, read_output, write_feeds
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
@@ -63,21 +65,39 @@ class EvaluationData:
         chosen = self.indices[: count * spec.shape[0]]
         return [{spec.name: batch} for batch in batches(self.dataset, chosen, subject.preprocess, spec)]
 
+    def prepared_as(self, subject: Subject) -> Preprocess | None:
+        """How this data's images are prepared for `subject`; None where they are ready.
+
+        Raises:
+            DataError: its bundle takes inputs as ready and these are images, or nothing says how.
+        """
+        if subject.preprocess is not None or self.dataset.ready:
+            return subject.preprocess
+        if subject.from_bundle or self.dataset.default_preprocess is None:
+            raise DataError(
+                f"nothing says how {subject.ref.name} wants the images of {self.dataset.spec} prepared",
+                hint="give --preprocess: imagenet, cifar10, none, ... or a TOML file",
+            )
+        return resolve_preprocess(self.dataset.default_preprocess)
+
     def _check(self, subject: Subject) -> None:
-        if len(subject.inputs) != 1 or len(subject.outputs[0].shape) != 2:
-            shape = list(subject.outputs[0].shape)
+        if len(subject.inputs) != 1 or not subject.outputs or len(subject.outputs[0].shape) != 2:
+            shape = list(subject.outputs[0].shape) if subject.outputs else "nothing"
             raise DataError(
                 f"{subject.ref.name} answers {shape}, not one row of class scores per image",
                 hint="leave --data out: accuracy is measured for classifiers",
             )
         classes = subject.outputs[0].shape[1]
-        highest = int(self.labels[list(self.indices)].max()) + _label_offset(subject.preprocess)
-        if classes > 0 and highest >= classes:
+        offset = _label_offset(subject.preprocess)
+        chosen = self.labels[list(self.indices)]
+        low, high = int(chosen.min()) + offset, int(chosen.max()) + offset
+        if low < 0 or (classes > 0 and high >= classes):
             raise DataError(
-                f"{self.dataset.spec} has the label {highest}, {subject.ref.name} knows the classes 0..{classes - 1}",
+                f"{self.dataset.spec} has labels from {low} to {high}, {subject.ref.name} knows the classes "
+                f"0..{classes - 1}",
                 hint="check that data and model belong together; `label_offset` in a --preprocess TOML shifts labels",
             )
-        self.first(subject, 1)
+        self.first(replace(subject, preprocess=self.prepared_as(subject)), 1)
 
 
 def _label_offset(preprocess: Preprocess | None) -> int:
@@ -89,10 +109,10 @@ def score_cells(
     evaluation: EvaluationData,
     jobs: Sequence[tuple[Subject, str, int]],
     progress: Progress,
-) -> list[Accuracy | str]:
-    """The accuracy of each (subject, runtime, threads), or the reason why it failed, in their order."""
+) -> list[Accuracy | Measurement]:
+    """The accuracy of each (subject, runtime, threads) in their order, or the measurement that was not ok."""
     scores: list[list[NDArray[Any]]] = [[] for _ in jobs]
-    failures: dict[int, str] = {}
+    failures: dict[int, Measurement] = {}
     progress.start("accuracy", total=len(evaluation.indices) * len(jobs))
     for start in range(0, len(evaluation.indices), _PORTION):
         portion = evaluation.indices[start : start + _PORTION]
@@ -103,26 +123,27 @@ def score_cells(
                 prepared[key] = _prepare(runner, evaluation, portion, subject)
             if number not in failures:
                 result = _predict(runner, subject, runtime, threads, prepared[key])
-                if isinstance(result, str):
+                if isinstance(result, Measurement):
                     failures[number] = result
                 else:
                     scores[number].append(result[: len(portion)])
             progress.advance(len(portion))
         for files in prepared.values():
             for file in files:
-                shutil.rmtree(file.path.rpartition("/")[0], ignore_errors=True)
+                Path(file.path).unlink(missing_ok=True)
     progress.done(f"{len(evaluation.indices)} images of {evaluation.dataset.spec}")
-    labels = evaluation.labels[list(evaluation.indices)]
     return [
-        failures.get(number)
-        or accuracy(
-            np.concatenate(scores[number]),
-            labels + _label_offset(subject.preprocess),
-            evaluation.dataset.spec,
-            evaluation.sha256,
-        )
+        failures[number] if number in failures else _accuracy(evaluation, subject, np.concatenate(scores[number]))
         for number, (subject, _, _) in enumerate(jobs)
     ]
+
+
+def _accuracy(evaluation: EvaluationData, subject: Subject, scores: NDArray[Any]) -> Accuracy:
+    offset = _label_offset(subject.preprocess)
+    labels = evaluation.labels[list(evaluation.indices)] + offset
+    found = accuracy(scores, labels, evaluation.dataset.spec, evaluation.sha256)
+    name = None if evaluation.dataset.ready or subject.preprocess is None else subject.preprocess.name
+    return replace(found, label_offset=offset, preprocess=name)
 
 
 def _prepare(
@@ -135,7 +156,7 @@ def _prepare(
 
 def _predict(
     runner: JobRunner, subject: Subject, runtime: str, threads: int, feeds: tuple[FeedFile, ...]
-) -> NDArray[Any] | str:
+) -> NDArray[Any] | Measurement:
     directory = runner.scratch_directory("outputs")
     result = runner.run(
         Job(
@@ -151,7 +172,7 @@ def _predict(
     )
     try:
         if result.status != "ok":
-            return result.reason or "it gave no reason"
+            return result
         rows = read_output(result.outputs[0])
         return rows.reshape(-1, rows.shape[-1])
     finally:

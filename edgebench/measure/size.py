@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from pathlib import Path
 
+from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.types import Size
 
@@ -17,9 +19,8 @@ def compressed_size(path: Path, sha256: str | None) -> Size:
     """Bytes of the file, as it is and after zlib level 6; remembered by `sha256`, because large files take seconds."""
     key = key_of(size_of=sha256, method="zlib-6")
     cache = ArtifactCache()
-    known = cache.find_record(key) if sha256 is not None else None
-    if known is not None:
-        return Size(known["bytes"], known["compressed_bytes"])
+    with contextlib.suppress(DecodeError):
+        return decode(Size, cache.find_record(key), "record")
     compressor = zlib.compressobj(6)
     total = compressed = 0
     with path.open("rb") as file:
@@ -28,5 +29,5 @@ def compressed_size(path: Path, sha256: str | None) -> Size:
             compressed += len(compressor.compress(chunk))
     size = Size(total, compressed + len(compressor.flush()))
     if sha256 is not None:
-        cache.add_record(key, {"bytes": size.bytes, "compressed_bytes": size.compressed_bytes})
+        cache.add_record(key, encode(size))
     return size

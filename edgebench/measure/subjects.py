@@ -11,19 +11,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
+from edgebench.agent.runtimes import onnxruntime, torchscript
 from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
 from edgebench.files import file_sha256
 from edgebench.source.sniff import identify
-from edgebench.types import ArtifactRef, Bundle, Preprocess, TensorSpec
+from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
 __all__ = ["RUNTIME_OF_FORMAT", "Subject", "find_subjects"]
 
 RUNTIME_OF_FORMAT = {
-    "torchscript": "torchscript",
-    "onnx": "onnxruntime",
-    "onnx-sim": "onnxruntime",
-    "onnx-int8": "onnxruntime",
+    format: module.__name__.rpartition(".")[2] for module in (onnxruntime, torchscript) for format in module.FORMATS
 }
 
 
@@ -38,7 +36,7 @@ class Subject:
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess | None
     kept: Sequence[Mapping[str, NDArray[Any]]]
-    bundle: Bundle | None = None
+    from_bundle: bool = False
     fed_with: str = "random numbers"
     reason: str | None = None
 
@@ -60,7 +58,10 @@ def find_subjects(paths: Sequence[Path], *, include_failed: bool) -> list[Subjec
             subjects.extend(found if path.is_dir() else [item for item in found if item.path.name == path.name])
     twice = [name for name, count in Counter(subject.ref.name for subject in subjects).items() if count > 1]
     if twice:
-        raise UsageError(f"two artifacts are called `{twice[0]}`", hint="rename one of the files or bundles")
+        raise UsageError(
+            f"two artifacts are called `{twice[0]}`",
+            hint="measure them in two runs, or export one of them to a bundle of another name",
+        )
     return subjects
 
 
@@ -79,7 +80,7 @@ def _bundle_directory(path: Path) -> Path | None:
 
 def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[Subject]:
     bundle = load_bundle(directory)
-    kept = load_inputs(directory)
+    kept = load_inputs(directory, bundle.inputs)
     subjects = []
     for artifact in bundle.artifacts:
         reason = None
@@ -88,6 +89,8 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
             reason = f"not exported: {artifact.reason}"
         elif artifact.status == "failed" and not include_failed:
             reason = f"{artifact.reason} (--include-failed measures it all the same)"
+        elif artifact.format not in RUNTIME_OF_FORMAT:
+            reason = f"no runtime here opens the format `{artifact.format}`"
         elif not path.is_file():
             reason = f"{artifact.file} is missing from the bundle; export it again"
         elif artifact.sha256 != file_sha256(path):
@@ -96,7 +99,7 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
         ref = ArtifactRef(name, artifact.format, artifact.precision, artifact.sha256)
         fed_with = f"inputs of {bundle.calibration.data}" if kept and bundle.calibration else "random numbers"
         subjects.append(
-            Subject(ref, path, bundle.inputs, bundle.outputs, bundle.preprocess, kept, bundle, fed_with, reason)
+            Subject(ref, path, bundle.inputs, bundle.outputs, bundle.preprocess, kept, True, fed_with, reason)
         )
     return subjects
 
@@ -120,19 +123,34 @@ def _describe_onnx(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tupl
         described = describe(path)
     except MissingExtra:
         # A device host has the runtime alone, which knows the shapes; what precision it is stays unsaid.
-        return None, *_specs_by_runtime(path)
-    fixed = tuple(
-        TensorSpec(spec.name, tuple(1 if length == -1 else length for length in spec.shape), spec.dtype)
-        for spec in described.inputs
-    )
-    return described.precision, fixed, described.outputs
+        inputs, outputs = _specs_by_runtime(path)
+        return None, _one_at_a_time(path, inputs), outputs
+    if described.external:
+        raise UsageError(f"{path} keeps its weights in other files", hint=f"export it first: edgebench export {path}")
+    return described.precision, _one_at_a_time(path, described.inputs), described.outputs
+
+
+def _one_at_a_time(path: Path, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The inputs with a free batch set to 1.
+
+    Raises:
+        UsageError: another length is free, and nothing says what it will be.
+    """
+    for spec in inputs:
+        if -1 in spec.shape[1:]:
+            shape = "x".join("?" if length == -1 else str(length) for length in spec.shape)
+            raise UsageError(
+                f"{path} does not say how large its input `{spec.name}` is ({shape})",
+                hint=f"export it first: edgebench export {path} --input-shape 1,3,224,224 (or what it takes)",
+            )
+    return tuple(TensorSpec(spec.name, (abs(spec.shape[0]), *spec.shape[1:]), spec.dtype) for spec in inputs)
 
 
 def _specs_by_runtime(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     switch_telemetry_off()
-    import onnxruntime
+    from onnxruntime import InferenceSession
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
         dtypes = {"float": "float32", "double": "float64"}
@@ -140,7 +158,7 @@ def _specs_by_runtime(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
         return tuple(
             TensorSpec(
                 value.name,
-                tuple(length if isinstance(length, int) else 1 for length in value.shape),
+                tuple(length if isinstance(length, int) else -1 for length in value.shape),
                 dtypes.get(kind, kind),
             )
             for value, kind in zip(values, kinds, strict=True)

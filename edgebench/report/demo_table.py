@@ -20,12 +20,12 @@ __all__ = ["render"]
 def render(run: Run, variants: Mapping[str, str]) -> RenderableType:
     """One row per variant (a bundle's name, and what it is to be called) that has both accuracies.
 
-    The relative degradation is the share of the fp32 accuracy that int8 lost; the latency is int8's over fp32's, paired
-    by round; both with their 95 % intervals.
+    The drop has the 95 % interval of a paired difference; "relative" is the share of the fp32 accuracy that was lost;
+    the latency is int8's over fp32's, paired by round, with its interval.
     """
     table = Table(box=SIMPLE_HEAD)
     table.add_column("activation")
-    headings = ("MB fp32 → int8", "top-1 % fp32 → int8", "relative degradation [95 %]", "int8 latency × fp32")
+    headings = ("MB fp32 → int8", "top-1 % fp32 → int8", "drop in points [95 %]", "relative", "int8 latency × fp32")
     for heading in headings:
         table.add_column(heading, justify="right")
     cells = {cell.artifact.name: cell for cell in run.cells}
@@ -33,23 +33,19 @@ def render(run: Run, variants: Mapping[str, str]) -> RenderableType:
         fp32, int8 = cells.get(f"{bundle}/onnx"), cells.get(f"{bundle}/onnx-int8")
         if fp32 is None or int8 is None or fp32.accuracy is None or int8.accuracy is None:
             continue
+        drop = accuracy_drop(fp32, int8)
+        if drop is None:
+            continue
         before, after = fp32.accuracy.top1, int8.accuracy.top1
         table.add_row(
             label,
             f"{_size(fp32)} → {_size(int8)}",
             f"{before:.2f} → {after:.2f}",
-            _degradation(fp32, int8, before),
+            f"{drop.drop_points:+.2f} [{drop.ci[0]:+.2f}, {drop.ci[1]:+.2f}]",
+            percent(drop.drop_points / before, 2) if before else MISSING,
             _speed(fp32, int8),
         )
     return Group(Text("fp32 against int8 (ONNX)", style="bold"), table)
-
-
-def _degradation(fp32: Cell, int8: Cell, before: float) -> str:
-    drop = accuracy_drop(fp32, int8)
-    if drop is None or before == 0:
-        return MISSING
-    low, high = (points / before for points in drop.ci)
-    return f"{percent(drop.drop_points / before, 2)} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def _size(cell: Cell) -> str:

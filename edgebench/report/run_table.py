@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from edgebench.errors import UsageError
 from edgebench.figures import Figures, figures
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.types import Cell, Run
@@ -39,13 +40,17 @@ def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
     return Table(*columns, box=SIMPLE_HEAD)
 
 
-def render_list(runs: Iterable[Run]) -> RenderableType:
-    """One line per stored run."""
+def render_list(runs: Iterable[tuple[str, Run | UsageError]]) -> RenderableType:
+    """One line per stored run, also for one that cannot be read."""
     table = Table("run", "started", "devices", "cells", "command", box=SIMPLE_HEAD)
-    for run in runs:
+    for identifier, run in runs:
+        if isinstance(run, UsageError):
+            table.add_row(identifier, MISSING, MISSING, MISSING, Text(f"cannot be read: {run}", style="red"))
+            continue
         measured = sum(cell.status == "ok" for cell in run.cells)
         devices = ", ".join(device.name for device in run.devices)
-        table.add_row(run.id, run.started_at, devices, f"{measured}/{len(run.cells)}", " ".join(run.command))
+        # As text: brackets in a path are not markup.
+        table.add_row(identifier, run.started_at, devices, f"{measured}/{len(run.cells)}", Text(" ".join(run.command)))
     return table if table.row_count else Text("no runs are stored yet: edgebench bench BUNDLE makes one")
 
 
@@ -101,12 +106,15 @@ def _legend(run: Run) -> Text:
     if latencies:
         processes = max(latency.processes for latency in latencies if latency)
         samples = max(latency.samples for latency in latencies if latency)
-        lines.append(f"p50, × baseline: 95 % intervals over {processes} processes in turn, {samples} timed runs a cell")
+        over = f"95 % intervals over {processes} processes in turn" if processes > 1 else "of one process, no interval"
+        lines.append(f"p50, × baseline: {over}, {samples} timed runs a cell")
         lines.append("peak +MB: VmHWM above the process with its runtime loaded; load, first, memory: medians")
-    accuracies = {(cell.accuracy.samples, cell.accuracy.data) for cell in run.cells if cell.accuracy is not None}
+    accuracies = [cell.accuracy for cell in run.cells if cell.accuracy is not None]
     lines.extend(
-        f"accuracy over {count} images of {data}; a drop whose interval holds 0 may be chance"
-        for count, data in sorted(accuracies)
+        f"accuracy over {count} images of {data}, {prepared}; a drop whose interval holds 0 may be chance"
+        for count, data, prepared in sorted(
+            {(item.samples, item.data, f"prepared as {item.preprocess or 'they are'}") for item in accuracies}
+        )
     )
     return Text("\n".join(line for line in lines if line), style="dim")
 

@@ -50,9 +50,6 @@ class LocalTarget:
             raise
         return Completed(process.returncode, stdout, stderr)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def _stop(self, process: subprocess.Popen[str]) -> tuple[str, str]:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):

@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import edgebench
 from edgebench.bundle import load_bundle, save_bundle
@@ -167,6 +170,49 @@ def test_a_lone_onnx_file_is_measured_with_images_prepared_as_asked(bundle: Path
         edgebench.bench("lone.onnx", data=photos, settings=QUICK)
 
 
+def test_images_for_a_bundle_whose_inputs_were_ready_need_their_preparation_named(
+    tiny_net: str, photos: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "ready.npz", x=np.zeros((4, 3, 16, 16), np.float32), y=np.arange(4))
+    exported = edgebench.export(tiny_net, calib="npz:ready.npz", formats=["onnx"])
+    with pytest.raises(DataError, match="nothing says how onnx wants the images"):
+        edgebench.bench(exported, data=photos, settings=QUICK)
+    run = edgebench.bench(exported, data=photos, preprocess="cifar10", settings=QUICK)
+    assert run.cells[0].accuracy is not None
+    assert run.cells[0].accuracy.preprocess == "cifar10"
+
+
+def test_a_model_of_free_size_is_not_measured_on_one_pixel(tmp_path: Path) -> None:
+    size = ["n", 3, "h", "w"]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, size)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "f.onnx")
+    with pytest.raises(UsageError, match="does not say how large"):
+        edgebench.bench("f.onnx", settings=QUICK)
+
+
+def test_modules_in_the_users_directory_are_not_mistaken_for_the_agents(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('taken from the current directory')")
+    run = edgebench.bench(bundle, runtimes=["onnxruntime"], settings=QUICK)
+    assert {cell.status for cell in run.cells} == {"ok"}
+
+
+def test_images_that_also_calibrated_are_warned_of(
+    bundle: Path, photos: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(bundle), "--data", photos, "--processes", "1", "--iterations", "5"]) == 0
+    assert "24 of the 24 images of imagefolder:photos also calibrated" in capsys.readouterr().err
+
+
+def test_a_baseline_that_cannot_be_measured_is_not_chosen(bundle: Path) -> None:
+    _mark_failed(bundle, "onnx")
+    assert edgebench.bench(bundle, runtimes=["onnxruntime"], settings=QUICK).baseline == "onnx-sim"
+
+
 def test_normalising_otherwise_than_the_bundle_is_refused(bundle: Path, photos: str) -> None:
     with pytest.raises(UsageError, match="exported with the preprocessing `cifar10`, not `imagenet`"):
         edgebench.bench(bundle, data=photos, preprocess="imagenet")
@@ -176,7 +222,7 @@ def test_normalising_otherwise_than_the_bundle_is_refused(bundle: Path, photos: 
     ("arguments", "message"),
     [
         (("--data", "imagefolder:flat"), "no labels"),
-        (("--data", "imagefolder:many"), "has the label 4"),
+        (("--data", "imagefolder:many"), "has labels from 0 to 4"),
         (("--data", "imagefolder:broken"), "broken.png"),
         (("--device", "rpi99"), "no device profile `rpi99`"),
         (("--runtime", "tensorrt9"), "unknown runtime `tensorrt9`"),
@@ -213,8 +259,11 @@ def test_an_interrupted_run_is_stored_and_goes_on(bundle: Path) -> None:
     assert "Traceback" not in said
     before = edgebench.load_run("latest")
     assert 0 < sum(len(cell.measurements) for cell in before.cells) < 9
-    settings = edgebench.BenchSettings(processes=3, iterations=5, max_time_s=1.0)
-    after = edgebench.bench(bundle, runtimes=["onnxruntime"], settings=settings, resume=before.id)
+    assert f"--resume {before.id}" in said
+    with pytest.raises(UsageError, match="has other cells"):
+        edgebench.bench(bundle, resume=before.id)
+    assert edgebench.load_run(before.id) == before
+    after = edgebench.bench(bundle, runtimes=["onnxruntime"], resume=before.id)
     assert after.id == before.id
     for old, new in zip(before.cells, after.cells, strict=True):
         assert new.status == "ok"
@@ -223,7 +272,7 @@ def test_an_interrupted_run_is_stored_and_goes_on(bundle: Path) -> None:
 
 
 def _measured() -> bool:
-    return any(cell.measurements for run in RunStore().list() for cell in run.cells)
+    return any(isinstance(run, Run) and any(cell.measurements for cell in run.cells) for _, run in RunStore().list())
 
 
 def test_nothing_is_written_to_the_home_directory(bundle: Path, tmp_path: Path) -> None:

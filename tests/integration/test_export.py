@@ -19,11 +19,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import edgebench
-from edgebench.bundle import load_bundle
+from edgebench.bundle import load_bundle, load_inputs
 from edgebench.cli.main import main
-from edgebench.errors import EnvironmentFailure, UsageError
+from edgebench.errors import DataError, EnvironmentFailure, UsageError
+from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.types import Artifact
-from tests.integration.conftest import ROOT, start_edgebench
+from tests.integration.conftest import ROOT, TINY_NET, start_edgebench
 
 
 def _by_name(result: edgebench.Exported) -> dict[str, Artifact]:
@@ -94,6 +95,76 @@ def test_changed_code_or_images_are_exported_anew(tiny_net: str, photos: str) ->
     assert not edgebench.export(tiny_net, calib=photos, preprocess="cifar10", formats=["onnx"]).reused
     shutil.copyfile("photos/class0/0.png", "photos/class3/0.png")
     assert not edgebench.export(tiny_net, calib=photos, preprocess="cifar10", formats=["onnx"]).reused
+
+
+def test_the_same_file_beside_other_code_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for folder, width in (("a", 3), ("b", 5)):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        Path("parts.py").write_text(f"WIDTH = {width}\n")
+        Path("net.py").write_text(
+            "import torch\nfrom parts import WIDTH\n"
+            "def net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, WIDTH))\n"
+        )
+        counts.append(
+            edgebench.export("net.py:net", input_shape=(1, 3, 2, 2), formats=["onnx"]).bundle.source.parameters
+        )
+    assert counts == [12 * 3 + 3, 12 * 5 + 5]
+
+
+def test_real_inputs_are_kept_also_by_an_export_out_of_the_cache(tiny_net: str, photos: str) -> None:
+    for out in ("first.eb", "again.eb"):
+        result = edgebench.export(tiny_net, out, calib=photos, preprocess="cifar10", formats=["onnx"])
+        assert len(load_inputs(result.path, result.bundle.inputs)) == 4
+    without = edgebench.export(tiny_net, "again.eb", formats=["onnx"])
+    assert load_inputs(without.path, without.bundle.inputs) == []
+
+
+def test_a_network_that_works_in_place_spoils_no_inputs(tmp_path: Path, photos: str) -> None:
+    (tmp_path / "inplace.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = torch.nn.Linear(768, 4)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(x.sub_(100).flatten(1))\n"
+        "def net():\n"
+        "    return Net()\n"
+    )
+    result = edgebench.export("inplace.py:net", calib=photos, preprocess="cifar10")
+    assert {artifact.status for artifact in result.bundle.artifacts} == {"ok"}, result.bundle.artifacts
+    kept = load_inputs(result.path, result.bundle.inputs)
+    assert min(float(feed["input"].min()) for feed in kept) > -10
+
+
+def test_parity_is_measured_on_images_of_all_classes(tiny_net: str, photos: str) -> None:
+    images = CalibrationImages.open(photos, None, 0)
+    facts = edgebench.export(tiny_net, calib=photos, preprocess="cifar10", formats=["onnx"]).bundle
+    feeds = ModelInputs(facts.inputs, facts.preprocess, images, 0).first(8)
+    # The classes of these images differ in brightness.
+    assert len({round(float(feed["input"].mean())) for feed in feeds}) >= 3
+
+
+def test_a_calibration_set_and_a_checkpoint_that_disagree_on_preparation_are_not_guessed_between(
+    tmp_path: Path, photos: str
+) -> None:
+    (tmp_path / "calib").mkdir()
+    (tmp_path / "calib" / "mine.toml").write_text(f'data = "{photos}"\nsamples = 8\npreprocess = "none"\n')
+    (tmp_path / "own.py").write_text(TINY_NET + '\nPREPROCESS = "cifar10"\n')
+    with pytest.raises(DataError, match="prepared as `cifar10`, the calibration set mine says `none`"):
+        edgebench.export("own.py:tiny", calib="mine")
+    result = edgebench.export("own.py:tiny", calib="mine", preprocess="none", formats=["onnx"])
+    assert result.bundle.preprocess is not None
+    assert result.bundle.preprocess.name == "none"
+
+
+def test_an_own_print_of_a_network_stays_out_of_the_data(tiny_net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path("tiny_net.py")
+    source.write_text(source.read_text().replace("return self.head", "print('hello'); return self.head"))
+    assert main(["export", tiny_net, "--formats", "torchscript"]) == 0
+    assert "hello" not in capsys.readouterr().out
 
 
 def test_a_step_that_breaks_parity_fails_and_names_itself(tiny_net: str, photos: str) -> None:
@@ -231,6 +302,7 @@ def test_what_onnxsim_gained_is_said(tiny_net: str) -> None:
         (("--calib", "imagefolder:photos"), "--preprocess"),
         (("--formats", "onnx,tflight"), "unknown format `tflight`"),
         (("--preprocess", "imagenett"), "imagenett"),
+        (("-o", "tiny_net.py/x.eb"), "is a file"),
         (("-o", "full.eb"), "holds something that is not a bundle"),
         (("--arch", "resnet18"), "--arch"),
     ],
@@ -302,7 +374,7 @@ def test_an_interrupted_export_leaves_a_valid_bundle_and_goes_on(tiny_net: str, 
     process = start_edgebench("export", tiny_net, "--calib", photos, "--preprocess", "cifar10")
     bundle = Path("tiny.eb") / "bundle.json"
     deadline = time.monotonic() + 120
-    while not bundle.is_file() and time.monotonic() < deadline:
+    while not (bundle.is_file() and load_bundle(bundle.parent).artifacts) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

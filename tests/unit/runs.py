@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgebench.agent.wire import Measurement, Memory
-from edgebench.types import Accuracy, ArtifactRef, Cell, Device, Run, Size
+from edgebench.types import Accuracy, ArtifactRef, BenchSettings, Cell, Device, Run, Size
 
 
 def measurement(*samples_ns: int) -> Measurement:
@@ -36,4 +36,5 @@ def cell(name: str, *processes: tuple[int, ...], correct: str | None = None, **c
 
 def run(*cells: Cell, identifier: str = "20261120-120000-abcd", started_at: str = "2026-11-20T12:00:00+00:00") -> Run:
     device = Device("local", "local", {"machine": "x86_64", "usable_cpus": 2})
-    return Run(1, identifier, started_at, "0.1.0", ("edgebench", "bench"), "digits:test", "onnx", (device,), cells)
+    command = ("edgebench", "bench", "[/data].eb")
+    return Run(1, identifier, started_at, "0.1.0", command, BenchSettings(), "digits:test", "onnx", (device,), cells)

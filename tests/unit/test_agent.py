@@ -87,7 +87,6 @@ def test_a_job_gives_raw_samples_and_memory(job: Job, tmp_path: Path) -> None:
     assert result.first_ns is not None
     assert result.memory is not None
     assert result.memory.baseline_bytes <= result.memory.peak_bytes
-    assert result.environment["usable_cpus"] >= 1
 
 
 def test_predictions_come_back_in_order(job: Job, tmp_path: Path) -> None:

@@ -38,7 +38,12 @@ def test_a_new_or_empty_directory_may_be_used(tmp_path: Path) -> None:
 
 def test_the_bundle_of_the_same_source_may_be_made_again(tmp_path: Path) -> None:
     save_bundle(tmp_path, _bundle("resnet18.pt"))
-    check_directory(tmp_path, source="./resnet18.pt")
+    check_directory(tmp_path, source="resnet18.pt")
+
+
+def test_what_an_interruption_left_half_written_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".a.onnx.123.partial").touch()
+    check_directory(tmp_path, source="a.pt")
 
 
 def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> None:
@@ -83,9 +88,34 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
 def test_inputs_come_back_as_they_were_kept(tmp_path: Path) -> None:
     feeds = [{"input": np.full((1, 3, 2, 2), value, np.float32)} for value in (1.0, 2.0)]
     save_inputs(tmp_path, feeds)
-    found = load_inputs(tmp_path)
+    found = load_inputs(tmp_path, [TensorSpec("input", (1, 3, 2, 2), "float32")])
     assert [float(feed["input"].mean()) for feed in found] == [1.0, 2.0]
 
 
 def test_a_bundle_without_inputs_has_none(tmp_path: Path) -> None:
-    assert load_inputs(tmp_path) == []
+    assert load_inputs(tmp_path, _bundle().inputs) == []
+
+
+def test_inputs_that_do_not_belong_to_the_bundle_are_refused(tmp_path: Path) -> None:
+    save_inputs(tmp_path, [{"input": np.zeros((1, 3, 8, 8), np.float32)}])
+    with pytest.raises(UsageError, match="does not hold the inputs of its bundle"):
+        load_inputs(tmp_path, _bundle().inputs)
+    (tmp_path / "inputs.npz").write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_inputs(tmp_path, _bundle().inputs)
+
+
+def test_saving_no_inputs_removes_those_of_an_earlier_export(tmp_path: Path) -> None:
+    save_inputs(tmp_path, [{"input": np.zeros((1, 3, 224, 224), np.float32)}])
+    save_inputs(tmp_path, [])
+    assert load_inputs(tmp_path, _bundle().inputs) == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("dtype", "foo"), ("outputs", [])])
+def test_a_bundle_that_describes_no_tensor_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    save_bundle(tmp_path, _bundle())
+    document = json.loads((tmp_path / BUNDLE_FILE).read_text())
+    (document if key in document else document["inputs"][0])[key] = value
+    (tmp_path / BUNDLE_FILE).write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="describes"):
+        load_bundle(tmp_path)

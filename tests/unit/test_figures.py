@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgebench.figures import baseline_cell, figures
@@ -32,6 +34,27 @@ def test_memory_is_the_median_process() -> None:
     memory = figures(run(measured), measured).memory
     assert memory is not None
     assert memory.peak_bytes - memory.baseline_bytes == 60_000_000
+
+
+def test_agreement_takes_the_same_class_under_two_numberings_for_the_same() -> None:
+    theirs, ours = cell("onnx", (1,), correct="1100"), cell("onnx-int8", (1,), correct="1100")
+    assert ours.accuracy is not None
+    shifted = replace(ours.accuracy, label_offset=1, predictions=tuple(p + 1 for p in ours.accuracy.predictions))
+    ours = replace(ours, accuracy=shifted)
+    drop = figures(run(theirs, ours), ours).drop
+    assert drop is not None
+    assert drop.agreement == pytest.approx(1.0)
+
+
+def test_two_answers_that_are_none_do_not_agree() -> None:
+    theirs, ours = cell("onnx", (1,), correct="00"), cell("onnx-int8", (1,), correct="00")
+    assert theirs.accuracy is not None
+    assert ours.accuracy is not None
+    theirs = replace(theirs, accuracy=replace(theirs.accuracy, predictions=(-1, -1)))
+    ours = replace(ours, accuracy=replace(ours.accuracy, predictions=(-1, -1)))
+    drop = figures(run(theirs, ours), ours).drop
+    assert drop is not None
+    assert drop.agreement == 0.0
 
 
 def test_agreement_compares_answers_not_correctness() -> None:

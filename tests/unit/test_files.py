@@ -9,7 +9,7 @@ import pytest
 
 from edgebench import cache as cache_module
 from edgebench.cache import ArtifactCache, key_of
-from edgebench.files import file_sha256, link_or_copy, write_atomically
+from edgebench.files import copy_whole, file_sha256, write_atomically, write_json
 from edgebench.types import Artifact
 
 
@@ -63,16 +63,31 @@ def test_keys_tell_apart_what_decides_the_result() -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "bundle.json"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
+    write_atomically(path, b"old")
+    path.chmod(0o644)
+    with pytest.raises(TypeError):
+        write_atomically(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_replaces_what_was_there(tmp_path: Path, exported: Path) -> None:
+def test_a_number_that_json_does_not_have_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "bundle.json", {"agreement": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_record_is_a_miss(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    cache.add_record("key", {"bytes": 3})
+    (tmp_path / "records" / "key").write_text("[1, ")
+    assert cache.find_record("key") is None
+
+
+def test_a_copy_replaces_what_was_there_and_shares_nothing_with_it(tmp_path: Path, exported: Path) -> None:
     target = tmp_path / "bundle.onnx"
     target.write_bytes(b"before")
-    link_or_copy(exported, target)
+    copy_whole(exported, target)
     assert target.read_bytes() == exported.read_bytes()
+    assert target.stat().st_ino != exported.stat().st_ino
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle.onnx", "model.onnx"]

@@ -2,78 +2,111 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebench.exporters.parity import compare, judge
-from edgebench.types import Parity
+from edgebench.agent.codec import encode
+from edgebench.exporters.parity import Comparison, OutputParity, compare, judge, remarks
+from edgebench.types import Tolerance
+
+STRICT = Tolerance(0.0, 0.0)
+LOOSE = Tolerance(1.0, 1.0)
 
 
-def _outputs(*rows: list[float]) -> list[list[NDArray[np.float32]]]:
+def _outputs(*rows: list[float]) -> list[list[NDArray[Any]]]:
     return [[np.array([row], dtype=np.float32)] for row in rows]
 
 
 def test_error_sqnr_and_agreement_are_those_of_the_definition() -> None:
-    parity = compare(_outputs([3, 4], [0, 1]), _outputs([3, 4.5], [2, 1]), inputs="calibration")
+    found = compare(_outputs([3, 4], [0, 1]), _outputs([3, 4.5], [2, 1]))
+    parity = found.parity(inputs="calibration", samples=2)
     # Errors 0, 0.5, 2, 0; signal 9 + 16 + 1 = 26; noise 0.25 + 4 = 4.25; the second row's class changes.
     assert parity.max_abs_error == pytest.approx(2.0)
     assert parity.relative_error == pytest.approx(2.0 / 4.0)
     assert parity.sqnr_db == pytest.approx(10 * math.log10(26 / 4.25))
     assert parity.top1_agreement == pytest.approx(0.5)
-    assert parity.samples == 2
 
 
 def test_identical_outputs_have_no_finite_sqnr_and_no_error() -> None:
-    parity = compare(_outputs([1, 2]), _outputs([1, 2]), inputs="random")
-    assert parity.max_abs_error == 0
-    assert parity.sqnr_db is None
-    assert judge(parity, precision="fp32", atol=0, rtol=0) is None
+    found = compare(_outputs([1, 2]), _outputs([1, 2]))
+    assert found.parity(inputs="random", samples=1).max_abs_error == 0
+    assert found.parity(inputs="random", samples=1).sqnr_db is None
+    assert judge(found, calibrated=False, tolerance=STRICT) is None
 
 
-def test_the_worst_of_several_outputs_counts() -> None:
-    small, large = np.array([[1.0, 2.0]], np.float32), np.array([[100.0, 0.0]], np.float32)
-    parity = compare([[large, small]], [[large, small + 0.5]], inputs="random")
-    assert parity.relative_error == pytest.approx(0.25)
+def test_each_output_has_a_tolerance_of_its_own() -> None:
+    parents, children = [[np.full((1, 4, 1), 1000.0)]], [[np.full((1, 4, 1), 1000.5)]]
+    zeros, tiny = np.zeros((1, 4, 1)), np.full((1, 4, 1), 1e-7)
+    found = compare([[parents[0][0], zeros]], [[children[0][0], tiny]])
+    # 0.5 of 1000 is within 1e-3 of it, 1e-7 of nothing is within 1e-5.
+    assert judge(found, calibrated=False, tolerance=Tolerance(1e-5, 1e-3)) is None
+    assert "output 0" in (judge(found, calibrated=False, tolerance=Tolerance(1e-5, 1e-4)) or "")
+    assert "output 1" in (judge(found, calibrated=False, tolerance=Tolerance(1e-8, 1e-3)) or "")
 
 
-def test_a_nan_that_the_parent_does_not_have_fails() -> None:
-    parity = compare(_outputs([1, 2]), _outputs([1, math.nan]), inputs="calibration")
-    assert judge(parity, precision="fp32", atol=1.0, rtol=1.0) is not None
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_and_should_be_fails_in_any_output(value: float, calibrated: bool) -> None:
+    good = np.array([[1.0, 2.0]])
+    found = compare([[good, good]], [[good, np.array([[1.0, value]])]])
+    assert "not finite" in (judge(found, calibrated=calibrated, tolerance=LOOSE) or "")
+    json.dumps(encode(found.parity(inputs="calibration", samples=1)), allow_nan=False)
 
 
-def test_nan_where_the_parent_has_it_too_is_agreement() -> None:
-    parity = compare(_outputs([1, math.nan]), _outputs([1, math.nan]), inputs="calibration")
-    assert parity.max_abs_error == 0
-
-
-def test_outputs_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="shapes"):
-        compare(_outputs([1, 2]), _outputs([1, 2, 3]), inputs="random")
-
-
-def test_boxes_have_no_top1() -> None:
-    boxes = [[np.zeros((1, 100, 4), np.float32)]]
-    assert compare(boxes, boxes, inputs="calibration").top1_agreement is None
-
-
-def _parity(error: float, relative: float, sqnr: float | None, agreement: float | None) -> Parity:
-    return Parity("calibration", 10, error, relative, sqnr, agreement)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_where_the_parent_is_not_finite_either_it_is_agreement(value: float) -> None:
+    found = compare(_outputs([1, value]), _outputs([1, value]))
+    assert judge(found, calibrated=False, tolerance=STRICT) is None
 
 
 @pytest.mark.parametrize(
-    ("parity", "precision", "fails"),
+    ("parents", "children", "message"),
     [
-        (_parity(0.001, 0.0001, 80, 1.0), "fp32", False),
-        (_parity(0.1, 0.01, 40, 1.0), "fp32", True),
-        (_parity(0.1, 0.01, 40, 1.0), "int8", False),
-        (_parity(5.0, 0.5, 6, 0.49), "int8", True),
-        (_parity(5.0, 0.5, 48, 0.0), "int8", False),
-        (_parity(5.0, 0.5, 6, None), "int8", False),
-        (_parity(5.0, 0.9, 1, None), "int8", True),
+        (_outputs([1, 2]), _outputs([1, 2, 3]), r"float32 \[1, 3\], its parent's are float32 \[1, 2\]"),
+        (_outputs([1, 2]), [[np.array([[1, 2]])]], "int64"),
+        (_outputs([1, 2]), [[*_outputs([1, 2])[0], *_outputs([1, 2])[0]]], "its outputs are"),
+        ([[np.zeros((1, 0), np.float32)]], [[np.zeros((1, 0), np.float32)]], "every output is empty"),
+        (_outputs([math.nan, math.nan]), _outputs([math.nan, math.nan]), "nothing finite"),
     ],
 )
-def test_float_is_judged_by_error_and_int8_by_agreement(parity: Parity, precision: str, fails: bool) -> None:
-    assert (judge(parity, precision=precision, atol=1e-5, rtol=1e-3) is not None) is fails
+def test_what_cannot_be_compared_is_refused(parents: Any, children: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(parents, children)
+
+
+def test_boxes_have_no_top1() -> None:
+    boxes = [[np.ones((1, 100, 4), np.float32)]]
+    assert compare(boxes, boxes).agreement is None
+
+
+def _comparison(sqnr_db: float | None, agreement: float | None, classes: int | None = 10) -> Comparison:
+    return Comparison((OutputParity(1.0, 10.0, sqnr_db),), agreement, classes)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "fails"),
+    [
+        (_comparison(40, 1.0), False),
+        (_comparison(6, 0.60), False),
+        (_comparison(6, 0.50), True),  # of ten classes: halfway between 10 % and always is 55 %
+        (_comparison(6, 0.50, classes=2), True),  # a constant answer
+        (_comparison(48, 0.0), False),  # tied classes
+        (_comparison(6, None, classes=None), False),
+        (_comparison(1, None, classes=None), True),
+        (Comparison((OutputParity(0.1, 10, 40), OutputParity(5, 5, 0)), 1.0, 10), True),  # the boxes are noise
+    ],
+)
+def test_int8_is_judged_by_agreement_and_by_noise_where_there_are_no_classes(
+    comparison: Comparison, fails: bool
+) -> None:
+    assert (judge(comparison, calibrated=True, tolerance=STRICT) is not None) is fails
+
+
+def test_a_low_agreement_that_passes_is_remarked_on() -> None:
+    assert remarks(_comparison(15, 0.95)) == ()
+    assert "84%" in remarks(_comparison(15, 0.84))[0]

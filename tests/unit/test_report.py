@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
+from edgebench.errors import UsageError
 from edgebench.report.run_table import render, render_list
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, with_interval
 from tests.unit.runs import cell, run
@@ -78,6 +79,12 @@ def test_a_cell_without_figures_says_why() -> None:
 def test_a_percentile_without_samples_is_blank_in_the_table() -> None:
     text = _text(render(run(cell("onnx", (1_000_000,) * 10, (1_000_000,) * 10))))
     assert MISSING in text
+
+
+def test_the_list_shows_paths_with_brackets_and_runs_that_cannot_be_read() -> None:
+    text = _text(render_list([("a", run(cell("onnx", (1,)))), ("b", UsageError("run b is damaged"))]))
+    assert "[/data].eb" in text
+    assert "cannot be read: run b is damaged" in text
 
 
 def test_an_empty_list_says_what_to_do() -> None:

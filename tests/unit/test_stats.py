@@ -70,3 +70,9 @@ def test_throughput_counts_inputs_not_batches() -> None:
     found = summarise([[10_000_000] * 3, [10_000_000] * 3], batch_size=8)
     assert found is not None
     assert found.throughput_per_s == pytest.approx(800.0)
+
+
+def test_throughput_counts_the_slow_runs_too() -> None:
+    found = summarise([[1_000_000] * 9 + [91_000_000]])
+    assert found is not None
+    assert found.throughput_per_s == pytest.approx(100.0)  # ten runs in 0.1 s

@@ -50,6 +50,22 @@ def test_a_removed_run_is_gone(store: RunStore) -> None:
     assert list(store.list()) == []
 
 
+def test_a_run_that_cannot_be_read_hides_no_other_and_can_be_removed(store: RunStore, tmp_path: Path) -> None:
+    for identifier in ("good", "bad"):
+        store.save(run(identifier=identifier))
+    connection = sqlite3.connect(tmp_path / "runs.sqlite3")
+    with connection:
+        connection.execute("UPDATE runs SET document = '{' WHERE id = 'bad'")
+    connection.close()
+    listed = dict(store.list())
+    assert isinstance(listed["bad"], UsageError)
+    assert listed["good"] == run(identifier="good")
+    with pytest.raises(UsageError, match="damaged"):
+        store.load("bad")
+    store.remove("bad")
+    assert [identifier for identifier, _ in store.list()] == ["good"]
+
+
 def test_a_newer_schema_is_refused(store: RunStore, tmp_path: Path) -> None:
     store.save(run())
     with sqlite3.connect(tmp_path / "runs.sqlite3") as connection:

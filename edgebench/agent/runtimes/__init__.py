@@ -4,10 +4,10 @@ A runtime's module defines:
 
 - `FORMATS`: the artifact formats it opens, and `INSTALL`: what to type where it is missing;
 - `load_library() -> str`: imports its library and gives its version, or raises `Unsupported`;
+- `prepare(feed)`: the feed as the library takes it, outside the clock and before memory is looked at;
 - `open_session(path, threads) -> Session`.
 
-A Session has `provider`, `prepare(feed)` (outside the clock), `run(prepared)` (inside it), `named_outputs(outputs)` and
-`close()`.
+A Session has `provider`, `run(prepared)`, which is what the clock sees, `named_outputs(outputs)` and `close()`.
 """
 
 from __future__ import annotations

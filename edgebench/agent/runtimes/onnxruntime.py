@@ -21,6 +21,16 @@ def load_library() -> str:
     return str(onnxruntime.__version__)
 
 
+def prepare(feed: Feed) -> Dict[str, Any]:
+    """Numpy arrays of the feed, as copies."""
+    import numpy
+
+    return {
+        name: numpy.frombuffer(tensor.data, dtype=tensor.spec.dtype).reshape(tensor.spec.shape).copy()
+        for name, tensor in feed.items()
+    }
+
+
 def open_session(path: str, threads: int) -> OrtSession:
     """An inference session of the CPU provider with `threads` intra-op threads."""
     import onnxruntime
@@ -33,22 +43,13 @@ def open_session(path: str, threads: int) -> OrtSession:
 
 
 class OrtSession:
-    """An `onnxruntime.InferenceSession` that is fed numpy arrays over the feed's own bytes."""
+    """An `onnxruntime.InferenceSession` that is fed numpy arrays by name."""
 
     provider = "CPUExecutionProvider"
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self._names = [output.name for output in session.get_outputs()]
-
-    def prepare(self, feed: Feed) -> Dict[str, Any]:
-        """Numpy arrays of the feed, without a copy."""
-        import numpy
-
-        return {
-            name: numpy.frombuffer(tensor.data, dtype=tensor.spec.dtype).reshape(tensor.spec.shape)
-            for name, tensor in feed.items()
-        }
 
     def run(self, prepared: Dict[str, Any]) -> Any:
         """One inference."""

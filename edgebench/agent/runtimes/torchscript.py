@@ -22,6 +22,17 @@ def load_library() -> str:
     return str(torch.__version__)
 
 
+def prepare(feed: Feed) -> List[Any]:
+    """Tensors of the feed, as copies, in its order."""
+    import numpy
+    import torch
+
+    return [
+        torch.from_numpy(numpy.frombuffer(tensor.data, dtype=tensor.spec.dtype).reshape(tensor.spec.shape).copy())
+        for tensor in feed.values()
+    ]
+
+
 def open_session(path: str, threads: int) -> TorchScriptSession:
     """The archive at `path`, ready to run with `threads` intra-op threads."""
     import torch
@@ -43,17 +54,6 @@ class TorchScriptSession:
     def __init__(self, torch: Any, module: Any) -> None:
         self._torch = torch
         self._module = module
-
-    def prepare(self, feed: Feed) -> List[Any]:
-        """Tensors of the feed."""
-        import numpy
-
-        return [
-            self._torch.from_numpy(
-                numpy.frombuffer(tensor.data, dtype=tensor.spec.dtype).reshape(tensor.spec.shape).copy()
-            )
-            for tensor in feed.values()
-        ]
 
     def run(self, prepared: List[Any]) -> Any:
         """One inference."""
