@@ -44,7 +44,7 @@ x = torch.from_numpy(next(inputs())["input"])
 with torch.no_grad():
     torch.jit.save(torch.jit.freeze(torch.jit.trace(model, x)), str(out / "m.pt"))
 program = torch.onnx.export(
-    model, (x,), dynamo=True, opset_version=18, input_names=["input"], external_data=False, verbose=False
+    model, (x,), dynamo=True, opset_version=20, input_names=["input"], external_data=False, verbose=False
 )
 program.save(str(out / "m.onnx"), external_data=False)
 simplified, _ = onnxsim.simplify(onnx.load(out / "m.onnx"))

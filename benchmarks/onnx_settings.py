@@ -49,11 +49,13 @@ def _variants(name: str, directory: Path) -> dict[str, Path]:
         ("S8S8 (default)", s8, s8, False),
         ("U8S8", u8, s8, False),
         ("U8S8 per channel", u8, s8, True),
+        ("U8S8 per channel opset 20", u8, s8, True),
         ("U8U8", u8, u8, False),
     ):
-        path = directory / f"{name}-{label.split()[0]}-{per_channel}.onnx"
+        path = directory / f"{name}-{label}.onnx"
         q.quantize_static(
-            str(source), str(path), _Reader(), quant_format=q.QuantFormat.QDQ, activation_type=activations,
+            str(found["fp32 opset 20"] if "20" in label else source), str(path), _Reader(),
+            quant_format=q.QuantFormat.QDQ, activation_type=activations,
             weight_type=weights, per_channel=per_channel,
         )  # fmt: skip
         found[label] = path

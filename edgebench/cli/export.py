@@ -44,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--arch", metavar="ARCH", help="torchvision name, PATH.py:FACTORY or package.module:FACTORY that a state dict "
         "belongs to (default: found by its file's name and its keys)",
     )  # fmt: skip
-    parser.add_argument("--opset", metavar="N", type=positive_int, help="ONNX operator set (default: 18)")
+    parser.add_argument("--opset", metavar="N", type=positive_int, help="ONNX operator set (default: 20)")
     parser.add_argument(
         "--atol", metavar="X", type=tolerance, default=Tolerance.atol, help="a float step may differ from its parent "
         "by X + --rtol times the parent's largest output (default: 1e-5)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgebench.errors import StepError
-from edgebench.exporters.onnx import IR_VERSION, written_opset
+from edgebench.exporters.onnx import pin_ir_version, written_opset
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
 
 __all__ = ["STEP"]
@@ -27,7 +27,7 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     simplified, _ = onnxsim.simplify(model, check_n=0, overwrite_input_shapes=shapes)
     if not simplified.graph.node:
         raise StepError("onnxsim returned an empty graph")
-    simplified.ir_version = min(simplified.ir_version, IR_VERSION)
+    pin_ir_version(simplified)
     onnx.save(simplified, out)
     return StepResult(
         notes=(_gain(before, len(simplified.graph.node), parent.path, out),), opset=written_opset(simplified)
@@ -52,6 +52,6 @@ STEP = Step(
     parents=("onnx",),
     modules=("onnx", "onnxsim"),
     tools=("onnx", "onnxsim"),
-    options=lambda _: {"ir_version": IR_VERSION},
+    options=lambda _: {},
     run=_export,
 )

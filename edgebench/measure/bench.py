@@ -1,17 +1,12 @@
-"""`edgebench.bench`: every artifact on every device, each measurement in a fresh process, saved as soon as it is made.
-
-Cells take turns: one round gives each cell one process, in an order drawn anew, and a figure relative to the baseline
-is made of pairs from the same round. So a machine that slows down slows all cells alike.
-"""
+"""`edgebench.bench`: what is to be measured, checked and planned before the first measurement."""
 
 from __future__ import annotations
 
 import platform
-import random
 import secrets
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,34 +15,23 @@ import psutil
 
 from edgebench._version import __version__
 from edgebench.agent.environment import describe_machine, usable_cpus
-from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
 from edgebench.bundle import BUNDLE_FILE, load_bundle
 from edgebench.config import find_device
 from edgebench.errors import EdgebenchError, UsageError
 from edgebench.evaluation.datasets import choose, open_dataset, overlap
 from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.jobs import JobRunner
-from edgebench.measure.scoring import EvaluationData, score_cells
-from edgebench.measure.size import compressed_size
+from edgebench.measure.scoring import EvaluationData
+from edgebench.measure.session import Session, Task
 from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.store import SCHEMA, RunStore
-from edgebench.types import BenchSettings, Cell, Device, DeviceProfile, Run, Size
+from edgebench.types import BenchSettings, Cell, Device, DeviceProfile, Run
 
 __all__ = ["bench"]
 
 _FED_INPUTS = 8
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A cell to be measured, and with what."""
-
-    subject: Subject
-    profile: DeviceProfile
-    runtime: str
-    threads: int
 
 
 def bench(
@@ -96,13 +80,14 @@ def bench(
     else:
         run = _earlier_run(store.load(resume), tasks)
     with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as scratch:
-        session = _Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run)
+        session = Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run)
         try:
             # Accuracy first: it reads every image, so that a broken one costs no measurement.
             if evaluation is not None:
                 session.score(evaluation, watch)
             session.measure(watch)
         except KeyboardInterrupt:
+            store.save(session.run)
             watch.warn(f"run {run.id} is not complete: the same command with --resume {run.id} goes on")
             raise
     return session.run
@@ -167,13 +152,13 @@ def _plan(
     profiles: Sequence[DeviceProfile],
     runtimes: Sequence[str] | None,
     threads: Sequence[int] | None,
-) -> list[_Task]:
+) -> list[Task]:
     known = set(RUNTIME_OF_FORMAT.values())
     for name in runtimes or ():
         if name not in known:
             raise UsageError(f"unknown runtime `{name}`", hint=f"there are: {', '.join(sorted(known))}")
     tasks = [
-        _Task(subject, profile, runtime, count)
+        Task(subject, profile, runtime, count)
         for profile in profiles
         for count in threads or profile.threads or (_physical_cores(),)
         for subject in subjects
@@ -190,7 +175,7 @@ def _physical_cores() -> int:
     return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
 
 
-def _new_run(tasks: Sequence[_Task], settings: BenchSettings, command: Sequence[str], baseline: str | None) -> Run:
+def _new_run(tasks: Sequence[Task], settings: BenchSettings, command: Sequence[str], baseline: str | None) -> Run:
     started = datetime.now(UTC)
     return Run(
         schema=SCHEMA,
@@ -208,7 +193,7 @@ def _new_run(tasks: Sequence[_Task], settings: BenchSettings, command: Sequence[
     )
 
 
-def _earlier_run(run: Run, tasks: Sequence[_Task]) -> Run:
+def _earlier_run(run: Run, tasks: Sequence[Task]) -> Run:
     """The stored run, if these are its cells, its inputs and its machine."""
     hint = "resume with the arguments of the interrupted run, or leave --resume out"
     if [_identity(cell) for cell in run.cells] != [_identity(_blank_cell(task)) for task in tasks]:
@@ -221,7 +206,7 @@ def _earlier_run(run: Run, tasks: Sequence[_Task]) -> Run:
     return run
 
 
-def _inputs_of(tasks: Sequence[_Task]) -> str:
+def _inputs_of(tasks: Sequence[Task]) -> str:
     return ", ".join(dict.fromkeys(task.subject.fed_with for task in tasks))
 
 
@@ -233,7 +218,7 @@ def _identity(cell: Cell) -> tuple[Any, ...]:
     return (cell.artifact, cell.device, cell.runtime, cell.threads, cell.batch_size, cell.scenario)
 
 
-def _blank_cell(task: _Task) -> Cell:
+def _blank_cell(task: Task) -> Cell:
     subject = task.subject
     return Cell(
         artifact=subject.ref,
@@ -248,7 +233,7 @@ def _blank_cell(task: _Task) -> Cell:
     )
 
 
-def _choose_baseline(tasks: Sequence[_Task], asked: str | None) -> str | None:
+def _choose_baseline(tasks: Sequence[Task], asked: str | None) -> str | None:
     """What was asked for, else the first that can be measured of: fp32 ONNX, simplified fp32 ONNX, anything."""
     names = list(dict.fromkeys(task.subject.ref.name for task in tasks))
     if asked is not None:
@@ -263,99 +248,3 @@ def _choose_baseline(tasks: Sequence[_Task], asked: str | None) -> str | None:
             if ref.format == format and ref.precision in ("fp32", None):
                 return ref.name
     return usable[0].name if usable else None
-
-
-class _Session:
-    """A run that grows: every change of a cell is stored at once."""
-
-    def __init__(self, *, store: RunStore, runner: JobRunner, tasks: Sequence[_Task], run: Run) -> None:
-        self.run = run
-        self._store = store
-        self._runner = runner
-        self._tasks = tasks
-
-    def measure(self, progress: Progress) -> None:
-        """Rounds of one process a cell, until every cell has its number of processes."""
-        settings = self.run.settings
-        rounds = range(settings.processes)
-        progress.start("measure", total=len(self._tasks) * len(rounds))
-        with_size = [
-            replace(cell, size=self._size(task)) for task, cell in zip(self._tasks, self.run.cells, strict=True)
-        ]
-        self._put(dict(enumerate(with_size)))
-        for number in rounds:
-            order = list(range(len(self._tasks)))
-            random.Random(f"{self.run.id} {number}").shuffle(order)
-            for index in order:
-                cell = self.run.cells[index]
-                if self._open(index) and len(cell.measurements) <= number:
-                    self._put({index: _with_measurement(cell, self._measure(self._tasks[index]))})
-                progress.advance()
-        measured = sum(cell.status == "ok" for cell in self.run.cells)
-        progress.done(f"{measured} of {len(self.run.cells)} cells, {settings.processes} processes each")
-
-    def score(self, evaluation: EvaluationData, progress: Progress) -> None:
-        """Accuracy of every cell that can be measured, once per artifact and runtime."""
-        wanted: dict[tuple[str, str], list[int]] = {}
-        for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
-            if self._open(index) and (cell.accuracy is None or cell.accuracy.sha256 != evaluation.sha256):
-                wanted.setdefault((task.subject.ref.name, task.runtime), []).append(index)
-        first = [self._tasks[indices[0]] for indices in wanted.values()]
-        results = score_cells(
-            self._runner, evaluation, [(task.subject, task.runtime, task.threads) for task in first], progress
-        )
-        changes: dict[int, Cell] = {}
-        for indices, result in zip(wanted.values(), results, strict=True):
-            for index in indices:
-                cell = self.run.cells[index]
-                if isinstance(result, Measurement):
-                    changes[index] = _with_measurement(cell, result)
-                else:
-                    changes[index] = replace(cell, accuracy=result)
-        self._put(changes)
-
-    def _open(self, index: int) -> bool:
-        cell = self.run.cells[index]
-        return self._tasks[index].subject.reason is None and cell.status not in ("failed", "unsupported")
-
-    def _size(self, task: _Task) -> Size | None:
-        if task.subject.reason is not None:
-            return None
-        return compressed_size(task.subject.path, task.subject.ref.sha256)
-
-    def _measure(self, task: _Task) -> Measurement:
-        settings = self.run.settings
-        subject = task.subject
-        return self._runner.run(
-            Job(
-                version=WIRE_VERSION,
-                kind="measure",
-                artifact=str(subject.path.resolve()),
-                runtime=task.runtime,
-                threads=task.threads,
-                feeds=self._runner.feeds_for(subject.inputs, subject.kept),
-                warmup=settings.warmup,
-                iterations=settings.iterations,
-                min_iterations=settings.min_iterations,
-                max_time_s=settings.max_time_s,
-            )
-        )
-
-    def _put(self, changes: dict[int, Cell]) -> None:
-        cells = tuple(changes.get(index, cell) for index, cell in enumerate(self.run.cells))
-        self.run = replace(self.run, cells=cells)
-        self._store.save(self.run)
-
-
-def _with_measurement(cell: Cell, result: Measurement) -> Cell:
-    if result.status == "ok":
-        return replace(
-            cell,
-            status="ok",
-            reason=None,
-            provider=result.provider,
-            measurements=(*cell.measurements, result),
-        )
-    if result.status == "unsupported":
-        return replace(cell, status="unsupported", reason=result.reason)
-    return replace(cell, status="failed", reason=result.reason)
