@@ -25,7 +25,7 @@ def render(run: Run, variants: Mapping[str, str]) -> RenderableType:
     """
     table = Table(box=SIMPLE_HEAD)
     table.add_column("activation")
-    headings = ("MB fp32 → int8", "top-1 % fp32 → int8", "drop in points [95 %]", "relative", "int8 latency × fp32")
+    headings = ("MB", "top-1 %", "drop in points [95 %]", "relative drop", "latency × fp32")
     for heading in headings:
         table.add_column(heading, justify="right")
     cells = {cell.artifact.name: cell for cell in run.cells}
@@ -45,7 +45,7 @@ def render(run: Run, variants: Mapping[str, str]) -> RenderableType:
             percent(drop.drop_points / before, 2) if before else MISSING,
             _speed(fp32, int8),
         )
-    return Group(Text("fp32 against int8 (ONNX)", style="bold"), table)
+    return Group(Text("fp32 → int8 (ONNX)", style="bold"), table)
 
 
 def _size(cell: Cell) -> str:

@@ -43,6 +43,12 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     low, high = interval
     half = (high - low) / 2
     if half > _WIDE * value:
-        return f"{value:.2g} [{low:.2g}, {high:.2g}]"
+        return f"{_two_digits(value)} [{_two_digits(low)}, {_two_digits(high)}]"
     digits = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 3
     return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def _two_digits(value: float) -> str:
+    """Two significant digits, never in powers of ten."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:g}"
