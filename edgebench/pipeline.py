@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgebench.bundle import BUNDLE_FILE, SCHEMA, check_directory, save_bundle, save_inputs
+from edgebench.bundle import BUNDLE_FILE, SCHEMA, check_directory, load_bundle, save_bundle, save_inputs
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, UsageError
 from edgebench.exporters.chain import ChainRequest, plan_steps, run_chain
@@ -70,6 +70,10 @@ def export(
         EnvironmentFailure: no space; what was exported before is kept.
     """
     watch = progress or Silent()
+    if not isinstance(model, str | Path):
+        raise UsageError("a network in memory cannot be named in a bundle", hint="pass a file, or PATH.py:FACTORY")
+    if samples is not None and samples < 1:
+        raise UsageError(f"{samples} calibration images are none", hint="ask for 1 or more")
     if method not in CALIBRATION_METHODS:
         raise UsageError(f"unknown calibration method `{method}`", hint=f"there are: {', '.join(CALIBRATION_METHODS)}")
     identity = identify(str(model))
@@ -108,7 +112,7 @@ def export(
             dependencies=source.dependencies,
             tools=tool_versions(("torch", "torchvision")),
         ),
-        source_path=identity.path,
+        source_path=identity.path if identity.kind in ("onnx", "torchscript") else None,
         load_module=lambda: loader.loaded.module,
         inputs=source.inputs,
         parity_feeds=lambda: feeds.parity,
@@ -155,7 +159,11 @@ def _write(
         if not (directory / BUNDLE_FILE).is_file():
             # From here on it is a bundle, whenever an interruption comes.
             save_bundle(directory, bundle)
+        before = load_bundle(directory).artifacts
         run_chain(request, directory, cache, progress, keep)
+        # A bundle holds what its last export made.
+        for file in {artifact.file for artifact in before} - {artifact.file for artifact in made} - {None}:
+            (directory / str(file)).unlink(missing_ok=True)
     except (OSError, EdgebenchError) as error:
         if new and not made:
             shutil.rmtree(directory, ignore_errors=True)

@@ -195,7 +195,8 @@ def _try(loader: SourceLoader, inputs: Sequence[TensorSpec], feeds: ModelInputs)
         shapes = ", ".join(str(list(spec.shape)) for spec in inputs)
         raise SourceError(
             f"the model does not take an input of shape {shapes}: {first_line(error)}",
-            hint="pass the --input-shape that it was trained with (for example 1,3,32,32)",
+            hint="pass the --input-shape that it was trained with (for example 1,3,32,32); a network that takes other "
+            "than one float32 tensor comes in as an ONNX file that you export yourself",
         ) from error
     return tuple(
         TensorSpec(f"output{index}", tuple(array.shape), str(array.dtype)) for index, array in enumerate(outputs)

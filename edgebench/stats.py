@@ -25,11 +25,14 @@ _T95 = (
 )  # fmt: skip
 
 
+_LEAST_FOR_INTERVAL = 3
+
+
 @dataclass(frozen=True)
 class Latency:
     """Warm latency in milliseconds. `p50_ms` is the geometric mean of the processes' medians, `p50_ci_ms` its 95 %
-    interval (None for one process). A percentile that the sample count cannot carry is None. `throughput_per_s` counts
-    inputs, not batches, over the whole measured time."""
+    interval (None for fewer than three processes). A percentile that the sample count cannot carry is None.
+    `throughput_per_s` counts inputs, not batches, over the whole measured time."""
 
     p50_ms: float
     p50_ci_ms: tuple[float, float] | None
@@ -47,7 +50,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Latency over the baseline's, below 1 is faster; `ci` is its 95 % interval, None for one round."""
+    """Latency over the baseline's, below 1 is faster; `ci` is its 95 % interval, None for fewer than three rounds."""
 
     ratio: float
     ci: tuple[float, float] | None
@@ -105,10 +108,11 @@ def t_quantile(degrees_of_freedom: int) -> float:
 
 
 def _log_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Geometric mean of positive values, and its 95 % interval where there are two or more."""
+    """Geometric mean of positive values, and its 95 % interval where there are three or more: the interval of two spans
+    powers of ten and says nothing."""
     logs = [math.log(value) for value in values]
     centre = statistics.fmean(logs)
-    if len(logs) < 2:
+    if len(logs) < _LEAST_FOR_INTERVAL:
         return math.exp(centre), None
     half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(centre), (math.exp(centre - half), math.exp(centre + half))

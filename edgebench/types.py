@@ -12,6 +12,7 @@ from typing import Any, Literal
 from edgebench.agent.wire import Measurement, TensorSpec
 
 __all__ = [
+    "NOT_MEASURED",
     "Accuracy",
     "Artifact",
     "ArtifactRef",
@@ -251,6 +252,10 @@ class Cell:
     measurements: tuple[Measurement, ...] = ()
 
 
+# The reason of a cell that an interruption left without a measurement.
+NOT_MEASURED = "not measured: the run was interrupted"
+
+
 @dataclass(frozen=True)
 class BenchSettings:
     """How much is measured: `processes` fresh processes a cell, each with `warmup` untimed runs and then `iterations`
@@ -265,7 +270,8 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """One stored session of `bench`. `inputs` says what was fed: which images, or random numbers."""
+    """One stored session of `bench`. `inputs` says what was fed: which images, or random numbers; `data_sha256` is
+    the content of the images that accuracy was measured on."""
 
     schema: int
     id: str
@@ -274,6 +280,7 @@ class Run:
     command: tuple[str, ...]
     settings: BenchSettings
     inputs: str
+    data_sha256: str | None
     baseline: str | None
     devices: tuple[Device, ...]
     cells: tuple[Cell, ...]

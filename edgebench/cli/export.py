@@ -59,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, print what was made; 1 when an artifact failed."""
+    """Export, print what was made; 1 when an artifact failed, or was asked for by name and skipped."""
     from edgebench.cli.terminal import data_console, open_progress
     from edgebench.pipeline import export
     from edgebench.report.bundle_table import render
@@ -82,4 +82,5 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     data_console().print(render(result.bundle, result.path, result.reused))
-    return 1 if any(artifact.status == "failed" for artifact in result.bundle.artifacts) else 0
+    unmade = [artifact for artifact in result.bundle.artifacts if artifact.status != "ok"]
+    return 1 if any(artifact.status == "failed" or artifact.name in (args.formats or ()) for artifact in unmade) else 0

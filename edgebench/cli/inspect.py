@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _facts(identity: Identity, arch: str | None, trust: bool) -> dict[str, Any]:
     from edgebench.agent.codec import encode
-    from edgebench.errors import MissingExtra
+    from edgebench.errors import MissingExtra, SourceError
     from edgebench.source.load import load, refusal
 
     facts: dict[str, Any] = {
@@ -71,6 +71,11 @@ def _facts(identity: Identity, arch: str | None, trust: bool) -> dict[str, Any]:
             facts |= _onnx_facts(identity)
         loaded = load(identity, arch=arch, trust=trust)
     except MissingExtra as error:
+        return facts | _problem(error)
+    except SourceError as error:
+        # Weights whose architecture was not found are still weights.
+        if identity.kind not in ("state-dict", "checkpoint") or arch is not None:
+            raise
         return facts | _problem(error)
     return facts | {
         "kind": loaded.info.kind,

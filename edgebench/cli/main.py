@@ -21,7 +21,7 @@ _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code: 0 done, 1 failed, 2 usage, 3 environment, 4 not trustworthy, 130 interrupted."""
+    """Run one command; its exit code: 0 done, 1 failed, 2 usage, 3 environment, 130 interrupted."""
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -23,6 +23,8 @@ __all__ = ["DEFAULT_OPSET", "STEP", "pin_ir_version", "written_opset"]
 # operator, which gives convnext_tiny 4 % in float and 12 % in int8. onnxruntime reads 20 since 1.17 (January 2024).
 DEFAULT_OPSET = 20
 _OLDEST_DYNAMO_OPSET = 18
+# Before this IR version every weight had to be an input as well.
+_WEIGHTS_APART = 4
 # Protobuf's limit for one file.
 _LARGEST_FILE_BYTES = 2**31 - 1
 
@@ -90,17 +92,14 @@ def _export_legacy(module: Any, example: tuple[Any, ...], names: list[str], opse
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters warn about their own internals on every call, and log what they then raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(previous)
 
 
 def _finish(path: Path) -> int:
@@ -118,11 +117,11 @@ def _finish(path: Path) -> int:
 
 
 def pin_ir_version(model: Any) -> None:
-    """Lower an `onnx.ModelProto`'s IR version to the oldest that has its operator sets."""
+    """Give an `onnx.ModelProto` the oldest IR version that has its operator sets, and weights that are no inputs."""
     from onnx import helper
 
-    oldest = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
-    model.ir_version = min(model.ir_version, oldest)
+    oldest = max(_WEIGHTS_APART, helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True))
+    model.ir_version = min(max(model.ir_version, _WEIGHTS_APART), oldest)
 
 
 def written_opset(model: Any) -> int:

@@ -41,7 +41,7 @@ def _gain(before: int, after: int, source: Path, out: Path) -> str:
     old, new = source.stat().st_size, out.stat().st_size
     # What is computed from weights alone becomes a weight, which can be the larger of the two.
     if new > _NOTABLE_GROWTH * old:
-        note += f", but {old / 1e6:.1f} -> {new / 1e6:.1f} MB, as folded constants are stored"
+        note += f", but {old / 1e6:.3g} -> {new / 1e6:.3g} MB, as folded constants are stored"
     return note
 
 

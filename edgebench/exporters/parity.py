@@ -27,6 +27,9 @@ __all__ = ["Comparison", "Runner", "compare", "judge", "open_runner", "remarks"]
 Outputs = list[NDArray[Any]]
 Runner = Callable[[Feed], Outputs]
 
+# float32 rounds at about 140 dB; a float step whose outputs are below this is another function, however small they are.
+MIN_FLOAT_SQNR_DB = 40.0
+_SMALL_OUTPUT = 1e-4
 # Below this an output that is not class scores is noise.
 MIN_INT8_SQNR_DB = 5.0
 # From here on the noise is below a tenth of the signal. If the top class changes all the same, the classes were tied,
@@ -136,7 +139,8 @@ def compare(parents: Sequence[Outputs], children: Sequence[Outputs]) -> Comparis
 def judge(comparison: Comparison, *, calibrated: bool, tolerance: Tolerance) -> str | None:
     """Why the artifact fails, or None.
 
-    A float step fails where an output's largest error is above `atol + rtol * (the parent's largest value of it)`. A
+    A float step fails where an output's largest error is above `atol + rtol * (the parent's largest value of it)`, and
+    where a small output is below MIN_FLOAT_SQNR_DB. A
     calibrated one fails where its top-1 answers agree less than halfway between chance and always, unless the outputs
     are within FAITHFUL_SQNR_DB; or where an output that is not class scores is below MIN_INT8_SQNR_DB. Both fail where
     an output is not finite and its parent's is.
@@ -149,6 +153,10 @@ def judge(comparison: Comparison, *, calibrated: bool, tolerance: Tolerance) -> 
             return (
                 f"output {index} has a max abs error of {out.max_abs_error:.3g}, above the tolerance of {allowed:.3g}"
             )
+        # Below atol the absolute part alone would let anything pass.
+        small = out.sqnr_db if out.sqnr_db is not None and 0 < out.scale < _SMALL_OUTPUT else math.inf
+        if not calibrated and small < MIN_FLOAT_SQNR_DB:
+            return f"output {index} is small ({out.scale:.1g} at most) and only {small:.1f} dB above the error"
         scores = index == 0 and comparison.agreement is not None
         if calibrated and not scores and out.sqnr_db is not None and out.sqnr_db < MIN_INT8_SQNR_DB:
             return f"output {index} is only {out.sqnr_db:.1f} dB above the quantization noise"

@@ -27,7 +27,7 @@ from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.store import SCHEMA, RunStore
-from edgebench.types import BenchSettings, Cell, Device, DeviceProfile, Run
+from edgebench.types import NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
 
 __all__ = ["bench"]
 
@@ -66,6 +66,9 @@ def bench(
         UsageError: nothing to measure, or data that does not fit; before anything was measured.
     """
     watch = progress or Silent()
+    chosen = settings or BenchSettings()
+    if min(chosen.processes, chosen.iterations, chosen.min_iterations, *(threads or (1,))) < 1:
+        raise UsageError("processes, iterations and threads are 1 or more")
     places = [item.path if isinstance(item, Exported) else Path(item) for item in paths]
     subjects = [_prepared_as(item, preprocess) for item in find_subjects(places, include_failed=include_failed)]
     evaluation = None if data is None else EvaluationData.open(data, samples, subjects)
@@ -73,12 +76,14 @@ def bench(
         subjects = [_fed(subject, evaluation) for subject in subjects]
         _warn_of_classes(subjects, evaluation, watch)
         _warn_of_overlap(places, evaluation, watch)
+        if any(subject.untrained for subject in subjects):
+            watch.warn("the weights are untrained: speed and size are real, accuracy says nothing")
     tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads)
     store = RunStore()
     if resume is None:
-        run = _new_run(tasks, settings or BenchSettings(), command, baseline)
+        run = _new_run(tasks, chosen, command, baseline, evaluation)
     else:
-        run = _earlier_run(store.load(resume), tasks)
+        run = _earlier_run(store.load(resume), tasks, evaluation)
     with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as scratch:
         session = Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run)
         try:
@@ -175,7 +180,13 @@ def _physical_cores() -> int:
     return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
 
 
-def _new_run(tasks: Sequence[Task], settings: BenchSettings, command: Sequence[str], baseline: str | None) -> Run:
+def _new_run(
+    tasks: Sequence[Task],
+    settings: BenchSettings,
+    command: Sequence[str],
+    baseline: str | None,
+    evaluation: EvaluationData | None,
+) -> Run:
     started = datetime.now(UTC)
     return Run(
         schema=SCHEMA,
@@ -185,6 +196,7 @@ def _new_run(tasks: Sequence[Task], settings: BenchSettings, command: Sequence[s
         command=tuple(command),
         settings=settings,
         inputs=_inputs_of(tasks),
+        data_sha256=None if evaluation is None else evaluation.sha256,
         baseline=_choose_baseline(tasks, baseline),
         devices=tuple(
             Device(name, name, _fingerprint()) for name in dict.fromkeys(task.profile.name for task in tasks)
@@ -193,13 +205,16 @@ def _new_run(tasks: Sequence[Task], settings: BenchSettings, command: Sequence[s
     )
 
 
-def _earlier_run(run: Run, tasks: Sequence[Task]) -> Run:
-    """The stored run, if these are its cells, its inputs and its machine."""
-    hint = "resume with the arguments of the interrupted run, or leave --resume out"
+def _earlier_run(run: Run, tasks: Sequence[Task], evaluation: EvaluationData | None) -> Run:
+    """The stored run, if these are its cells, its inputs, its images and its machine."""
+    started_by = f" ({' '.join(run.command)})" if run.command else ""
+    hint = f"resume with the arguments of the interrupted run{started_by}, or leave --resume out"
     if [_identity(cell) for cell in run.cells] != [_identity(_blank_cell(task)) for task in tasks]:
         raise UsageError(f"run {run.id} has other cells than these arguments give", hint=hint)
     if run.inputs != _inputs_of(tasks):
         raise UsageError(f"run {run.id} was fed with {run.inputs}, not with {_inputs_of(tasks)}", hint=hint)
+    if run.data_sha256 != (None if evaluation is None else evaluation.sha256):
+        raise UsageError(f"run {run.id} measured accuracy on other --data, or on none", hint=hint)
     here = _fingerprint()
     if any(device.fingerprint != here for device in run.devices):
         raise UsageError(f"run {run.id} was measured on another machine, or before it was changed", hint=hint)
@@ -228,8 +243,8 @@ def _blank_cell(task: Task) -> Cell:
         threads=task.threads,
         batch_size=subject.inputs[0].shape[0] if subject.inputs and subject.inputs[0].shape else 1,
         scenario="single-stream",
-        status="skipped",
-        reason=subject.reason or "not measured: the run was interrupted",
+        status="failed" if subject.broken else "skipped",
+        reason=subject.reason or NOT_MEASURED,
     )
 
 

@@ -28,7 +28,7 @@ RUNTIME_OF_FORMAT = {
 @dataclass(frozen=True)
 class Subject:
     """One file to measure. `reason` says why it must not be, where it must not. `kept` are inputs that came with it,
-    and `fed_with` says what it is fed with."""
+    and `fed_with` says what it is fed with. `broken`: its file is not what was exported."""
 
     ref: ArtifactRef
     path: Path
@@ -39,6 +39,8 @@ class Subject:
     from_bundle: bool = False
     fed_with: str = "random numbers"
     reason: str | None = None
+    broken: bool = False
+    untrained: bool = False
 
 
 def find_subjects(paths: Sequence[Path], *, include_failed: bool) -> list[Subject]:
@@ -81,9 +83,10 @@ def _bundle_directory(path: Path) -> Path | None:
 def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[Subject]:
     bundle = load_bundle(directory)
     kept = load_inputs(directory, bundle.inputs)
+    untrained = bundle.source.weights.startswith("untrained")
     subjects = []
     for artifact in bundle.artifacts:
-        reason = None
+        reason, broken = None, False
         path = directory / (artifact.file or "")
         if artifact.status == "skipped" or artifact.file is None:
             reason = f"not exported: {artifact.reason}"
@@ -92,14 +95,27 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
         elif artifact.format not in RUNTIME_OF_FORMAT:
             reason = f"no runtime here opens the format `{artifact.format}`"
         elif not path.is_file():
-            reason = f"{artifact.file} is missing from the bundle; export it again"
+            reason, broken = f"{artifact.file} is missing from the bundle; export it again", True
         elif artifact.sha256 != file_sha256(path):
             reason = f"{artifact.file} is not the file that was exported (other sha256); export it again"
+            broken = True
         name = f"{bundle.name}/{artifact.name}" if several else artifact.name
         ref = ArtifactRef(name, artifact.format, artifact.precision, artifact.sha256)
         fed_with = f"inputs of {bundle.calibration.data}" if kept and bundle.calibration else "random numbers"
         subjects.append(
-            Subject(ref, path, bundle.inputs, bundle.outputs, bundle.preprocess, kept, True, fed_with, reason)
+            Subject(
+                ref,
+                path,
+                bundle.inputs,
+                bundle.outputs,
+                bundle.preprocess,
+                kept,
+                True,
+                fed_with,
+                reason,
+                broken,
+                untrained,
+            )
         )
     return subjects
 
@@ -110,7 +126,7 @@ def _single_file(path: Path) -> Subject:
         precision, inputs, outputs = _describe_onnx(path)
         ref = ArtifactRef(path.name.removesuffix(".onnx"), "onnx", precision, identity.sha256)
         return Subject(ref, path, inputs, outputs, None, ())
-    hint = f"export it first: edgebench export {path}"
+    hint = f"export it first: edgebench export {path} --input-shape 1,3,224,224 (or what it takes)"
     if identity.kind == "torchscript":
         raise UsageError(f"{path} does not say what shape its input has", hint=hint)
     raise SourceError(f"{path} is a {identity.kind}, not an artifact that a runtime opens", hint=hint)

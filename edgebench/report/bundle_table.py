@@ -19,7 +19,7 @@ def render(bundle: Bundle, path: Path, reused: frozenset[str]) -> RenderableType
     """The table of `bundle` at `path`; `reused` names the artifacts that came out of the cache."""
     table = Table(box=SIMPLE_HEAD)
     for heading in ("artifact", "from", "MB", "max error", "rel. error", "SQNR dB", "top-1 agrees", "made in"):
-        table.add_column(heading, justify="left" if heading in ("artifact", "from") else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in ("artifact", "from") else "right", overflow="fold")
     for artifact in bundle.artifacts:
         table.add_row(*_row(artifact, artifact.name in reused))
     lines: list[RenderableType] = [Text(f"{bundle.name}: {_source(bundle)}", style="bold"), table, _facts(bundle)]
@@ -80,5 +80,6 @@ def _note(artifact: Artifact) -> Text:
     text = Text(f"{artifact.name}: ", style="bold")
     if artifact.reason:
         text.append(artifact.reason, style="red" if artifact.status == "failed" else "yellow")
-    text.append("; ".join(artifact.notes) if not artifact.reason else "", style="not bold dim")
+        text.append("; " if artifact.notes else "")
+    text.append("; ".join(artifact.notes), style="not bold dim")
     return text

@@ -12,7 +12,7 @@ from rich.text import Text
 from edgebench.errors import UsageError
 from edgebench.figures import Figures, figures
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
-from edgebench.types import Cell, Run
+from edgebench.types import NOT_MEASURED, Cell, Run
 
 __all__ = ["render", "render_list"]
 
@@ -35,14 +35,15 @@ def render(run: Run) -> RenderableType:
 
 
 def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
-    columns = [Column(heading, no_wrap=True) for heading in labels]
-    columns += [Column(heading, justify="right", no_wrap=True) for heading in headings]
+    columns = [Column(heading, overflow="fold") for heading in labels]
+    columns += [Column(heading, justify="right", overflow="fold") for heading in headings]
     return Table(*columns, box=SIMPLE_HEAD)
 
 
 def render_list(runs: Iterable[tuple[str, Run | UsageError]]) -> RenderableType:
     """One line per stored run, also for one that cannot be read."""
-    table = Table("run", "started", "devices", "cells", "command", box=SIMPLE_HEAD)
+    rest = (Column(heading, overflow="fold") for heading in ("started", "devices", "cells", "command"))
+    table = Table(Column("run", no_wrap=True), *rest, box=SIMPLE_HEAD)
     for identifier, run in runs:
         if isinstance(run, UsageError):
             table.add_row(identifier, MISSING, MISSING, MISSING, Text(f"cannot be read: {run}", style="red"))
@@ -50,8 +51,14 @@ def render_list(runs: Iterable[tuple[str, Run | UsageError]]) -> RenderableType:
         measured = sum(cell.status == "ok" for cell in run.cells)
         devices = ", ".join(device.name for device in run.devices)
         # As text: brackets in a path are not markup.
-        table.add_row(identifier, run.started_at, devices, f"{measured}/{len(run.cells)}", Text(" ".join(run.command)))
+        cells = f"{measured}/{len(run.cells)}" + ("" if _is_complete(run) else ", interrupted")
+        table.add_row(identifier, run.started_at, devices, cells, Text(" ".join(run.command)))
     return table if table.row_count else Text("no runs are stored yet: edgebench bench BUNDLE makes one")
+
+
+def _is_complete(run: Run) -> bool:
+    counts = [len(cell.measurements) for cell in run.cells if cell.status == "ok" or cell.reason == NOT_MEASURED]
+    return all(count >= run.settings.processes for count in counts)
 
 
 def _name(cell: Cell) -> Text:
@@ -102,11 +109,15 @@ def _legend(run: Run) -> Text:
         seen = device.fingerprint
         processor = seen.get("cpu", seen.get("machine"))
         lines.append(f"{device.name}: {processor}, {seen.get('usable_cpus')} CPUs; threads per inference: {threads}")
+    batches = sorted({cell.batch_size for cell in run.cells} - {1})
+    if batches:
+        lines.append(f"times are per batch of {', '.join(map(str, batches))}")
     latencies = [found.latency for cell in run.cells if (found := figures(run, cell)).latency is not None]
     if latencies:
         processes = max(latency.processes for latency in latencies if latency)
         samples = max(latency.samples for latency in latencies if latency)
-        over = f"95 % intervals over {processes} processes in turn" if processes > 1 else "of one process, no interval"
+        enough = f"95 % intervals over {processes} processes in turn"
+        over = enough if processes > 2 else f"over {processes} processes, an interval needs 3"
         lines.append(f"p50, × baseline: {over}, {samples} timed runs a cell")
         lines.append("peak +MB: VmHWM above the process with its runtime loaded; load, first, memory: medians")
     accuracies = [cell.accuracy for cell in run.cells if cell.accuracy is not None]

@@ -285,14 +285,16 @@ def _refusal_hint(misfit: _Misfit) -> str:
     if not misfit.missing and not misfit.unexpected:
         return (
             "this looks like a pruned or slimmed network: pass --arch PATH.py:FACTORY with the code that builds it, "
-            "or save the whole module"
+            "or save the whole module and pass --trust"
         )
     if any(key.endswith(("weight_g", "weight_v")) or ".parametrizations." in key for key in misfit.unexpected):
         return (
             "the weights are parametrized: before saving call torch.nn.utils.parametrize.remove_parametrizations, "
             "or remove_weight_norm, on each layer"
         )
-    return "pass --arch PATH.py:FACTORY with the code that builds the network, or save the whole module"
+    return (
+        "pass --arch PATH.py:FACTORY with the code that builds the network, or save the whole module and pass --trust"
+    )
 
 
 def _listing(what: str, items: Iterable[str]) -> str | None:

@@ -334,7 +334,8 @@ def _finish(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    info = _info(identity, architecture, parameters, origin, notes, kind=kind)
+    # A frozen TorchScript holds its weights as constants, which cannot be counted from here.
+    info = _info(identity, architecture, parameters or None, origin, notes, kind=kind)
     return LoadedSource(info, module, dtype=stored)
 
 

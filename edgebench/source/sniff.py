@@ -148,7 +148,8 @@ def _classify(spec: str, path: Path, content: mmap.mmap) -> tuple[SourceKind, tu
         return _classify_pickle(spec, cast(BinaryIO, content), pickles_in_file=_OLD_TORCH_PICKLES)
     if exported := _EXPORTED.get(content[4:8]):
         raise SourceError(
-            f"{spec} is {exported}: it is already exported", hint=f"measure it with `edgebench bench {spec}`"
+            f"{spec} is {exported}, which edgebench cannot read or measure yet",
+            hint="start from the network that it was made of",
         )
     for magic, what, hint in _FOREIGN:
         if content[: len(magic)].lower() == magic.lower():

@@ -37,4 +37,6 @@ def cell(name: str, *processes: tuple[int, ...], correct: str | None = None, **c
 def run(*cells: Cell, identifier: str = "20261120-120000-abcd", started_at: str = "2026-11-20T12:00:00+00:00") -> Run:
     device = Device("local", "local", {"machine": "x86_64", "usable_cpus": 2})
     command = ("edgebench", "bench", "[/data].eb")
-    return Run(1, identifier, started_at, "0.1.0", command, BenchSettings(), "digits:test", "onnx", (device,), cells)
+    return Run(
+        1, identifier, started_at, "0.1.0", command, BenchSettings(), "digits:test", "ab", "onnx", (device,), cells
+    )

@@ -49,6 +49,13 @@ def test_each_output_has_a_tolerance_of_its_own() -> None:
     assert "output 1" in (judge(found, calibrated=False, tolerance=Tolerance(1e-8, 1e-3)) or "")
 
 
+def test_small_outputs_cannot_hide_behind_the_absolute_tolerance() -> None:
+    found = compare(_outputs([1e-9, 2e-9]), _outputs([2e-9, 1e-9]))
+    assert "small" in (judge(found, calibrated=False, tolerance=Tolerance()) or "")
+    rounded = compare(_outputs([1e-9, 2e-9]), _outputs([1e-9, 2.0000002e-9]))
+    assert judge(rounded, calibrated=False, tolerance=Tolerance()) is None
+
+
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_and_should_be_fails_in_any_output(value: float, calibrated: bool) -> None:

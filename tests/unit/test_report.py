@@ -66,10 +66,28 @@ def test_the_table_shows_ratio_drop_and_sizes() -> None:
 
 
 def test_each_figure_stands_in_the_row_of_its_artifact() -> None:
-    cells = [cell(name, *[(count * 1_000_000,) * 30] * 2, correct="1" * 50) for count, name in ((1, "onnx"), (2, "x8"))]
+    cells = [cell(name, *[(count * 1_000_000,) * 30] * 3, correct="1" * 50) for count, name in ((1, "onnx"), (2, "x8"))]
     rows = [line.split() for line in _text(render(run(*cells))).splitlines() if line.strip().startswith(("onnx", "x8"))]
     assert [row[0] for row in rows[:4]] == ["onnx", "x8", "onnx", "x8"]
     assert [row[1] for row in rows[:2]] == ["1.000", "2.000"]
+
+
+def test_a_narrow_terminal_cuts_no_figure_and_no_id() -> None:
+    measured = run(cell("resnet18_relu6/torchscript", (1_000_000,), (9_000_000,), (2_000_000,), correct="10"))
+    console = Console(file=io.StringIO(), width=60)
+    console.print(render(measured))
+    console.print(render_list([(measured.id, measured)]))
+    assert isinstance(console.file, io.StringIO)
+    assert "…" not in console.file.getvalue()
+    assert measured.id in console.file.getvalue()
+
+
+def test_an_interrupted_run_is_told_from_a_finished_one() -> None:
+    finished = run(cell("onnx", *[(1,)] * 5), cell("onnx-int8", status="skipped", reason="not exported"))
+    interrupted = run(cell("onnx", *[(1,)] * 4))
+    lines = _text(render_list([("finished", finished), ("stopped", interrupted)])).splitlines()
+    assert "interrupted" not in next(line for line in lines if "finished" in line)
+    assert "interrupted" in next(line for line in lines if "stopped" in line)
 
 
 def test_a_cell_without_figures_says_why() -> None:

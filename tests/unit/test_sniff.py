@@ -226,7 +226,7 @@ def safetensors() -> bytes:
     ("content", "message", "hint"),
     [
         (b"", "is empty", "download it again"),
-        (b"\x1c\0\0\0TFL3" + bytes(32), "already exported", "edgebench bench"),
+        (b"\x1c\0\0\0TFL3" + bytes(32), "TFLite file", "network that it was made of"),
         (safetensors(), "safetensors", "torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "web page", "fetch the file itself"),

@@ -40,6 +40,12 @@ def test_many_iterations_of_one_process_give_no_interval() -> None:
     assert found.p50_ci_ms is None
 
 
+def test_two_processes_give_no_interval() -> None:
+    found = summarise([[1_000_000], [1_100_000]])
+    assert found is not None
+    assert found.p50_ci_ms is None
+
+
 def test_nothing_measured_has_no_figures() -> None:
     assert summarise([]) is None
     assert summarise([[], []]) is None

@@ -78,8 +78,8 @@ def test_a_newer_schema_is_refused(store: RunStore, tmp_path: Path) -> None:
 
 def test_a_run_document_has_the_figures_of_the_contract_and_reads_back(tmp_path: Path) -> None:
     saved = run(
-        cell("onnx", (2_000_000,) * 70, (2_000_000,) * 70, correct="1111"),
-        cell("onnx-int8", (1_000_000,) * 70, (1_000_000,) * 70, correct="1110"),
+        cell("onnx", *[(2_000_000,) * 70] * 3, correct="1111"),
+        cell("onnx-int8", *[(1_000_000,) * 70] * 3, correct="1110"),
     )
     path = tmp_path / "run.json"
     path.write_text(json.dumps(run_document(saved)))
@@ -94,7 +94,7 @@ def test_a_run_document_has_the_figures_of_the_contract_and_reads_back(tmp_path:
     assert document["accuracy"]["drop_points"] == pytest.approx(25.0)
     assert document["accuracy"]["agreement"] == pytest.approx(0.75)
     assert document["accuracy"]["mcnemar_p"] == pytest.approx(1.0)
-    assert document["samples_ns"] == [[1_000_000] * 70] * 2
+    assert document["samples_ns"] == [[1_000_000] * 70] * 3
     assert load_run(path) == saved
 
 

@@ -75,6 +75,8 @@ class TorchScriptSession:
 
 def flatten(outputs: Any) -> List[Any]:
     """The tensors of a module's answer (a tensor, a list, a dictionary, nested), in order."""
+    if outputs is None:
+        return []
     if isinstance(outputs, dict):
         return [tensor for value in outputs.values() for tensor in flatten(value)]
     if isinstance(outputs, (list, tuple)):
