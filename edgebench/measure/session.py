@@ -67,6 +67,8 @@ class Session:
         for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
             if self._open(index) and (cell.accuracy is None or cell.accuracy.sha256 != evaluation.sha256):
                 wanted.setdefault((task.subject.ref.name, task.runtime), []).append(index)
+        if not wanted:
+            return
         first = [self._tasks[indices[0]] for indices in wanted.values()]
         results = score_cells(
             self._runner, evaluation, [(task.subject, task.runtime, task.threads) for task in first], progress

@@ -27,6 +27,20 @@ from edgebench.types import Artifact
 from tests.integration.conftest import ROOT, TINY_NET, start_edgebench
 
 
+def _write_net(name: str, *forward: str, init: str = "self.head = torch.nn.Linear(768, 4)") -> None:
+    """`NAME.py` with a factory `net` of a network over 3x16x16 = 768 values, whose forward pass is these lines."""
+    Path(f"{name}.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        f"        {init}\n"
+        "    def forward(self, x):\n"
+        + "".join(f"        {line}\n" for line in forward)
+        + "def net():\n    return Net()\n"
+    )
+
+
 def _by_name(result: edgebench.Exported) -> dict[str, Artifact]:
     return {artifact.name: artifact for artifact in result.bundle.artifacts}
 
@@ -122,18 +136,8 @@ def test_real_inputs_are_kept_also_by_an_export_out_of_the_cache(tiny_net: str, 
     assert load_inputs(without.path, without.bundle.inputs) == []
 
 
-def test_a_network_that_works_in_place_spoils_no_inputs(tmp_path: Path, photos: str) -> None:
-    (tmp_path / "inplace.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.head = torch.nn.Linear(768, 4)\n"
-        "    def forward(self, x):\n"
-        "        return self.head(x.sub_(100).flatten(1))\n"
-        "def net():\n"
-        "    return Net()\n"
-    )
+def test_a_network_that_works_in_place_spoils_no_inputs(photos: str) -> None:
+    _write_net("inplace", "return self.head(x.sub_(100).flatten(1))")
     result = edgebench.export("inplace.py:net", calib=photos, preprocess="cifar10")
     assert {artifact.status for artifact in result.bundle.artifacts} == {"ok"}, result.bundle.artifacts
     kept = load_inputs(result.path, result.bundle.inputs)
@@ -179,18 +183,11 @@ def test_a_step_that_breaks_parity_fails_and_names_itself(tiny_net: str, photos:
         assert "its parent onnx failed" in (made["onnx-sim"].reason or "")
 
 
-def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path, photos: str) -> None:
-    (tmp_path / "branchy.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.head = torch.nn.Linear(768, 4)\n"
-        "    def forward(self, x):\n"
-        "        # Neither exporter knows this operator; the tracer does.\n"
-        "        return self.head(torch.special.bessel_j0(x).flatten(1))\n"
-        "def net():\n"
-        "    return Net()\n"
+def test_a_step_that_fails_does_not_stop_the_others(photos: str) -> None:
+    _write_net(
+        "branchy",
+        "# Neither exporter knows this operator; the tracer does.",
+        "return self.head(torch.special.bessel_j0(x).flatten(1))",
     )
     made = _by_name(edgebench.export("branchy.py:net", calib=photos, preprocess="cifar10", input_shape=(1, 3, 16, 16)))
     assert made["torchscript"].status == "ok"
@@ -200,19 +197,8 @@ def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path, photos: str)
     assert main(["export", "branchy.py:net", "--calib", photos, "--preprocess", "cifar10"]) == 1
 
 
-def test_a_network_whose_answer_depends_on_its_input_fails_parity_as_torchscript(tmp_path: Path, photos: str) -> None:
-    (tmp_path / "deciding.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.head = torch.nn.Linear(768, 4)\n"
-        "    def forward(self, x):\n"
-        "        y = self.head(x.flatten(1))\n"
-        "        return y if bool(x.mean() > 0) else -y\n"
-        "def net():\n"
-        "    return Net()\n"
-    )
+def test_a_network_whose_answer_depends_on_its_input_fails_parity_as_torchscript(photos: str) -> None:
+    _write_net("deciding", "y = self.head(x.flatten(1))", "return y if bool(x.mean() > 0) else -y")
     made = _by_name(edgebench.export("deciding.py:net", calib=photos, preprocess="cifar10", formats=["torchscript"]))
     assert made["torchscript"].status == "failed"
     assert made["torchscript"].parity is not None
@@ -220,18 +206,12 @@ def test_a_network_whose_answer_depends_on_its_input_fails_parity_as_torchscript
     assert any("tracer warned" in note for note in made["torchscript"].notes)
 
 
-def test_networks_that_answer_with_a_dictionary_flow_through(tmp_path: Path, photos: str) -> None:
-    (tmp_path / "detr.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.logits, self.boxes = torch.nn.Linear(768, 5), torch.nn.Linear(768, 4)\n"
-        "    def forward(self, x):\n"
-        "        x = x.flatten(1)\n"
-        "        return {'pred_logits': self.logits(x), 'pred_boxes': self.boxes(x).sigmoid()}\n"
-        "def net():\n"
-        "    return Net()\n"
+def test_networks_that_answer_with_a_dictionary_flow_through(photos: str) -> None:
+    _write_net(
+        "detr",
+        "x = x.flatten(1)",
+        "return {'pred_logits': self.logits(x), 'pred_boxes': self.boxes(x).sigmoid()}",
+        init="self.logits, self.boxes = torch.nn.Linear(768, 5), torch.nn.Linear(768, 4)",
     )
     result = edgebench.export("detr.py:net", calib=photos, preprocess="cifar10")
     assert {artifact.status for artifact in result.bundle.artifacts} == {"ok"}
