@@ -192,12 +192,14 @@ def _try(candidate: Factory | zoo.ZooNetwork, shapes: Shapes, *, meta_only: bool
 
 
 def _class_counts(candidate: Factory | zoo.ZooNetwork, shapes: Shapes) -> list[int | None]:
-    last = _last_classes(shapes)
+    last = [_last_classes(shapes)]
+    # A key that was added or renamed may lie behind the head; the last matrix is then the better guess.
+    last += [shape[0] for shape in list(shapes.values())[::-1] if len(shape) == 2][:1]
     if isinstance(candidate, Factory):
-        return list(dict.fromkeys([last, None])) if candidate.takes_classes() else [None]
+        return list(dict.fromkeys([*last, None])) if candidate.takes_classes() else [None]
     # A detector's last layer is a box regression; its classes are told by the one that scores them.
     scores = [shape[0] for key, shape in shapes.items() if key.endswith("cls_score.weight")]
-    return list(dict.fromkeys([*scores, None])) if candidate.is_detector else [last]
+    return list(dict.fromkeys([*scores, None] if candidate.is_detector else last))
 
 
 def _last_classes(shapes: Shapes) -> int | None:
