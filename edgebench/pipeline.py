@@ -148,6 +148,9 @@ def _write(
     new = not directory.exists()
 
     def keep(artifact: Artifact, from_cache: bool) -> None:
+        if not made:
+            # Together with the first artifact: until then an earlier bundle here stays as it was.
+            save_inputs(directory, feeds.first(_KEPT_INPUTS) if request.inputs_kind == "calibration" else ())
         made.append(artifact)
         if from_cache:
             reused.add(artifact.name)
@@ -155,7 +158,6 @@ def _write(
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        save_inputs(directory, feeds.first(_KEPT_INPUTS) if request.inputs_kind == "calibration" else ())
         if not (directory / BUNDLE_FILE).is_file():
             # From here on it is a bundle, whenever an interruption comes.
             save_bundle(directory, bundle)

@@ -136,6 +136,15 @@ def test_real_inputs_are_kept_also_by_an_export_out_of_the_cache(tiny_net: str, 
     assert load_inputs(without.path, without.bundle.inputs) == []
 
 
+def test_an_export_that_fails_on_its_images_leaves_the_earlier_bundle_as_it_was(tiny_net: str, photos: str) -> None:
+    result = edgebench.export(tiny_net, calib=photos, preprocess="cifar10", formats=["onnx"])
+    before = {path.name: path.read_bytes() for path in result.path.iterdir()}
+    Path("photos/class3/5.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"5\.png"):
+        edgebench.export(tiny_net, calib=photos, preprocess="none", input_shape=(1, 3, 16, 16), formats=["onnx"])
+    assert {path.name: path.read_bytes() for path in result.path.iterdir()} == before
+
+
 def test_a_network_that_works_in_place_spoils_no_inputs(photos: str) -> None:
     _write_net("inplace", "return self.head(x.sub_(100).flatten(1))")
     result = edgebench.export("inplace.py:net", calib=photos, preprocess="cifar10")
