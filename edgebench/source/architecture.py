@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,6 +111,7 @@ def find_architecture(keys_and_shapes: Shapes, stem: str, arch: str | None) -> A
         if trials[-1].misfit.fits:
             how = f"{_label(candidate)} was found by the file's name, and every key and shape fits."
             return _found(trials[-1], how, *_twin_notes(trials[-1], own, shapes))
+    named = list(trials)
     for candidate, costly in _by_shape(own, shapes, {_label(trial.candidate) for trial in trials}):
         try:
             trials.append(_try(candidate, shapes, meta_only=not costly))
@@ -119,7 +120,7 @@ def find_architecture(keys_and_shapes: Shapes, stem: str, arch: str | None) -> A
         if trials[-1].misfit.fits:
             how = f"{_label(candidate)} was found by its keys and shapes; the file's name does not say."
             return _found(trials[-1], how, *_twin_notes(trials[-1], own, shapes))
-    raise _refusal(trials, shapes, asked_for=False)
+    raise _refusal(trials, shapes, named=named)
 
 
 def _named(arch: str) -> Factory | zoo.ZooNetwork:
@@ -264,12 +265,18 @@ def _twin_notes(found: _Trial, own: list[Factory], shapes: Shapes) -> Iterator[s
             yield f"The weights fit {factory.name} too; --arch {factory.function} takes that."
 
 
-def _refusal(trials: list[_Trial], shapes: Shapes, *, asked_for: bool) -> SourceError:
+def _refusal(
+    trials: list[_Trial], shapes: Shapes, *, asked_for: bool = False, named: Sequence[_Trial] = ()
+) -> SourceError:
+    """What fits least badly: the nearest, or else what the user or the file's name (`named`) said."""
     nearest = max(trials, key=lambda trial: trial.misfit.similarity, default=None)
-    if nearest is None or not (nearest.misfit.is_near or asked_for):
-        first = ", ".join(list(shapes)[:_SHOWN])
+    verdict = "does not fit {}" if asked_for else "fits no known architecture; {} is nearest"
+    if nearest is not None and named and not nearest.misfit.is_near:
+        nearest = max(named, key=lambda trial: trial.misfit.similarity)
+        verdict = "does not fit {}, which the file's name suggests"
+    elif nearest is None or not (nearest.misfit.is_near or asked_for):
         return SourceError(
-            f"no known architecture has the keys of this state dict ({len(shapes)}: {first}, ...)",
+            f"no known architecture has the keys of this state dict: {_listing('in all', shapes)}",
             hint="pass --arch PATH.py:FACTORY with the code that builds the network",
         )
     misfit, label = nearest.misfit, _label(nearest.candidate)
@@ -279,8 +286,9 @@ def _refusal(trials: list[_Trial], shapes: Shapes, *, asked_for: bool) -> Source
         _listing("unexpected", misfit.unexpected),
         _listing("of another shape", reshaped),
     ]
-    verdict = f"does not fit {label}" if asked_for else f"fits no known architecture; {label} is nearest"
-    return SourceError(f"the state dict {verdict}: {'; '.join(filter(None, parts))}", hint=_refusal_hint(misfit))
+    return SourceError(
+        f"the state dict {verdict.format(label)}: {'; '.join(filter(None, parts))}", hint=_refusal_hint(misfit)
+    )
 
 
 def _refusal_hint(misfit: _Misfit) -> str:

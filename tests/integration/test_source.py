@@ -379,6 +379,13 @@ def test_unknown_weights_name_the_first_keys() -> None:
     assert "--arch" in (caught.value.hint or "")
 
 
+def test_weights_that_their_files_name_misleads_about_name_the_keys_that_differ() -> None:
+    torch.save({"alpha.weight": torch.ones(2, 2)}, "resnet18.pt")
+
+    with pytest.raises(SourceError, match=r"resnet18, which the file's name suggests: .*missing .*alpha\.weight"):
+        loaded("resnet18.pt")
+
+
 def test_unknown_architecture_is_refused_with_suggestions() -> None:
     torch.save(small_state(), "weights.pt")
 
