@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgebench import stats
-from edgebench.agent.wire import Memory
+from edgebench.agent.wire import Measurement, Memory
+from edgebench.conditions import Conditions, conditions
 from edgebench.evaluation.metrics import drop_interval, mcnemar_exact
 from edgebench.types import Cell, Run
+from edgebench.verdict import Verdict, judge
 
-__all__ = ["AccuracyDrop", "Figures", "accuracy_drop", "baseline_cell", "figures"]
+__all__ = ["AccuracyDrop", "Figures", "accuracy_drop", "baseline_cell", "figures", "is_precise", "latency_ratio"]
+
+
+# What every run's JSON has, whatever tables show.
+_TAIL = (90.0, 95.0, 99.0)
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,17 @@ class AccuracyDrop:
 
 @dataclass(frozen=True)
 class Figures:
-    """One cell's figures. Load, first inference and memory are medians over the cell's processes."""
+    """One cell's figures. Cold start, load, first inference and memory are medians over the cell's processes."""
 
     latency: stats.Latency | None
+    cold_ms: float | None
     load_ms: float | None
     first_ms: float | None
     memory: Memory | None
     relative: stats.Ratio | None
     drop: AccuracyDrop | None
+    conditions: Conditions
+    verdict: Verdict
 
 
 def baseline_cell(run: Run, cell: Cell) -> Cell | None:
@@ -55,18 +65,48 @@ def figures(run: Run, cell: Cell) -> Figures:
     """The figures of one cell of `run`."""
     measured = cell.measurements
     baseline = baseline_cell(run, cell)
+    met = conditions(run, cell)
     return Figures(
-        latency=stats.summarise(_samples(cell), cell.batch_size),
+        latency=stats.summarise(
+            [item.samples_ns for item in measured],
+            cell.batch_size,
+            sorted({*_TAIL, *run.settings.percentiles} - {50.0}),
+        ),
+        cold_ms=_median_ms([item.cold_ns for item in measured]),
         load_ms=_median_ms([item.load_ns for item in measured]),
         first_ms=_median_ms([item.first_ns for item in measured]),
         memory=_median_memory([item.memory for item in measured]),
-        relative=None if baseline is None else stats.ratio(_samples(baseline), _samples(cell)),
+        relative=None if baseline is None else latency_ratio(baseline, cell),
         drop=None if baseline is None else accuracy_drop(baseline, cell),
+        conditions=met,
+        verdict=judge(cell, met),
     )
 
 
-def _samples(cell: Cell) -> list[tuple[int, ...]]:
-    return [item.samples_ns for item in cell.measurements]
+def latency_ratio(baseline: Cell, cell: Cell) -> stats.Ratio | None:
+    """The latency of `cell` over the baseline's, from the rounds that both took part in."""
+    theirs = {item.round: item for item in baseline.measurements}
+    return stats.ratio([(_laps(theirs[item.round]), _laps(item)) for item in cell.measurements if item.round in theirs])
+
+
+def is_precise(run: Run, cell: Cell, percent: float) -> bool:
+    """Whether the intervals of p50, and of its ratio to the baseline, are `percent` or less to either side."""
+    latency = stats.summarise([item.samples_ns for item in cell.measurements])
+    if latency is None or not _is_narrow(latency.p50_ci_ms, percent):
+        return False
+    baseline = baseline_cell(run, cell)
+    if baseline is None or baseline is cell:
+        return True
+    relative = latency_ratio(baseline, cell)
+    return relative is not None and _is_narrow(relative.ci, percent)
+
+
+def _is_narrow(interval: stats.Interval | None, percent: float) -> bool:
+    return interval is not None and math.sqrt(interval[1] / interval[0]) <= 1 + percent / 100
+
+
+def _laps(measurement: Measurement) -> dict[int, tuple[int, ...]]:
+    return {turn.lap: turn.samples_ns for turn in measurement.turns}
 
 
 def _median_ms(values: Sequence[int | None]) -> float | None:

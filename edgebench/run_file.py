@@ -12,12 +12,15 @@ from typing import Any
 from edgebench.agent.codec import encode
 from edgebench.errors import UsageError
 from edgebench.figures import figures
+from edgebench.stats import Latency
 from edgebench.store import RunStore, decode_run
 from edgebench.types import Cell, Run
 
 __all__ = ["load_run", "run_document"]
 
-_DERIVED = ("latency", "load_ms", "first_ms", "memory", "relative", "samples_ns", "verdict", "state")
+_DERIVED = (
+    "latency", "cold_ms", "load_ms", "first_ms", "memory", "relative", "samples_ns", "verdict", "evidence", "state",
+)  # fmt: skip
 _DERIVED_ACCURACY = ("drop_points", "drop_ci", "mcnemar_p", "agreement")
 
 
@@ -49,14 +52,15 @@ def load_run(run: str | Path) -> Run:
 def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     found = figures(run, cell)
     document: dict[str, Any] = encode(cell)
-    document["latency"] = encode(found.latency)
+    document["latency"] = None if found.latency is None else _latency_document(found.latency)
+    document["cold_ms"] = found.cold_ms
     document["load_ms"] = found.load_ms
     document["first_ms"] = found.first_ms
     document["memory"] = encode(found.memory)
     document["samples_ns"] = [list(item.samples_ns) for item in cell.measurements]
     document["relative"] = None if found.relative is None else {"baseline": run.baseline, **encode(found.relative)}
-    # Judged by the measuring engine and read off the device's ledger; neither is taken yet.
-    document["verdict"] = document["state"] = None
+    document["verdict"], document["evidence"] = found.verdict.word, list(found.verdict.evidence)
+    document["state"] = encode(found.conditions)
     if document["accuracy"] is not None:
         drop = found.drop
         document["accuracy"].update(
@@ -65,6 +69,17 @@ def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
             mcnemar_p=None if drop is None else drop.mcnemar_p,
             agreement=None if drop is None else drop.agreement,
         )
+    return document
+
+
+def _latency_document(latency: Latency) -> dict[str, Any]:
+    """Percentiles beside each other: `p95_ms`, its bounds, and the samples that it needs."""
+    document: dict[str, Any] = encode(latency)
+    tail = document.pop("tail")
+    for percent, found in latency.tail.items():
+        document[f"p{percent:g}_ms"] = found.value_ms
+        document[f"p{percent:g}_ci_ms"] = encode(found.ci_ms)
+    document["required_samples"] = {f"p{float(percent):g}": found["required"] for percent, found in tail.items()}
     return document
 
 

@@ -2,21 +2,32 @@
 
 The process, not the iteration, is the independent sample: iterations within one process share its memory layout and its
 moment, so an interval over thousands of them is narrow and wrong. Every interval here is Student's t over one value per
-process, on logarithms, because times spread by factors (Kalibera and Jones, "Rigorous benchmarking in reasonable time",
-2013).
+process, on logarithms where it is a time or a ratio, because times spread by factors (Kalibera and Jones, "Rigorous
+benchmarking in reasonable time", 2013). Where values of successive processes resemble each other, because the machine
+drifts, it is widened by what their first autocorrelation takes away.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Latency", "Ratio", "percentile_ms", "ratio", "summarise", "t_quantile"]
-
-# Samples for a percentile at 99 % confidence: MLPerf Inference's early-stopping rule.
-REQUIRED_SAMPLES = {90.0: 64, 95.0: 130, 99.0: 662, 99.9: 6636}
+__all__ = [
+    "Interval",
+    "Latency",
+    "Percentile",
+    "Ratio",
+    "log_interval",
+    "percentile",
+    "ratio",
+    "required_samples",
+    "summarise",
+    "t_quantile",
+]
 
 # Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom (NIST handbook of statistics, 1.3.6.7.2).
 _T95 = (
@@ -26,19 +37,37 @@ _T95 = (
 
 
 _LEAST_FOR_INTERVAL = 3
+# Fewer values than this tell nothing of how they follow each other.
+_LEAST_FOR_CORRELATION = 5
+_MOST_CORRELATION = 0.8
+# A lap's pair is a sound median of differences from so many laps on.
+_LEAST_COMMON_LAPS = 3
+# MLPerf Inference's early-stopping rule: with this confidence the true percentile is no higher than the observed one.
+_PERCENTILE_DOUBT = 0.01
+
+Interval = tuple[float, float]
+Laps = Mapping[int, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile in milliseconds with its 95 % bounds (None for fewer than three processes); an upper bound of None
+    lies beyond all samples. `value_ms` is None where there are fewer samples than `required`."""
+
+    value_ms: float | None
+    ci_ms: tuple[float, float | None] | None
+    required: int
 
 
 @dataclass(frozen=True)
 class Latency:
     """Warm latency in milliseconds. `p50_ms` is the geometric mean of the processes' medians, `p50_ci_ms` its 95 %
-    interval (None for fewer than three processes). A percentile that the sample count cannot carry is None.
-    `throughput_per_s` counts inputs, not batches, over the whole measured time."""
+    interval (None for fewer than three processes). `throughput_per_s` counts inputs, not batches, over the whole timed
+    duration."""
 
     p50_ms: float
-    p50_ci_ms: tuple[float, float] | None
-    p90_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
+    p50_ci_ms: Interval | None
+    tail: Mapping[float, Percentile]
     mean_ms: float
     stdev_ms: float | None
     min_ms: float
@@ -53,22 +82,23 @@ class Ratio:
     """Latency over the baseline's, below 1 is faster; `ci` is its 95 % interval, None for fewer than three rounds."""
 
     ratio: float
-    ci: tuple[float, float] | None
+    ci: Interval | None
+    rounds: int
 
 
-def summarise(processes: Sequence[Sequence[int]], batch_size: int = 1) -> Latency | None:
-    """The figures of one cell from its samples in ns, one sequence per process; None without samples."""
+def summarise(
+    processes: Sequence[Sequence[int]], batch_size: int = 1, percentiles: Sequence[float] = (90.0, 95.0, 99.0)
+) -> Latency | None:
+    """The figures of one cell from its samples in ns, one sequence per process in their order; None without samples."""
     measured = [samples for samples in processes if samples]
     if not measured:
         return None
     pooled = sorted(sample for samples in measured for sample in samples)
-    centre, interval = _log_interval([statistics.median(samples) for samples in measured])
+    centre, interval = log_interval([statistics.median(samples) for samples in measured])
     return Latency(
         p50_ms=centre / 1e6,
         p50_ci_ms=None if interval is None else (interval[0] / 1e6, interval[1] / 1e6),
-        p90_ms=percentile_ms(pooled, 90.0),
-        p95_ms=percentile_ms(pooled, 95.0),
-        p99_ms=percentile_ms(pooled, 99.0),
+        tail={percent: percentile(measured, percent) for percent in percentiles},
         mean_ms=statistics.fmean(pooled) / 1e6,
         stdev_ms=statistics.stdev(pooled) / 1e6 if len(pooled) > 1 else None,
         min_ms=pooled[0] / 1e6,
@@ -79,27 +109,68 @@ def summarise(processes: Sequence[Sequence[int]], batch_size: int = 1) -> Latenc
     )
 
 
-def ratio(baseline: Sequence[Sequence[int]], candidate: Sequence[Sequence[int]]) -> Ratio | None:
-    """Candidate over baseline, from pairs: process i of both ran in one round, so that drift falls on both alike."""
-    pairs = [
-        statistics.median(ours) / statistics.median(theirs)
-        for theirs, ours in zip(baseline, candidate, strict=False)
-        if theirs and ours
-    ]
-    if not pairs:
+def ratio(rounds: Sequence[tuple[Laps, Laps]]) -> Ratio | None:
+    """Candidate over baseline from (baseline, candidate) of each round: the samples of their processes by lap.
+
+    A round's value is the median over laps of the ratio of the two turns' medians, which were measured directly one
+    after the other: drift falls on both alike, and a load that came and went spoils some laps and not the median.
+    """
+    values = [value for baseline, candidate in rounds if (value := _round_ratio(baseline, candidate)) is not None]
+    if not values:
         return None
-    centre, interval = _log_interval(pairs)
-    return Ratio(centre, interval)
+    centre, interval = log_interval(values)
+    return Ratio(centre, interval, len(values))
 
 
-def percentile_ms(pooled: Sequence[int], percent: float) -> float | None:
-    """A percentile of sorted ns in ms, interpolated linearly; None below the samples that it needs."""
-    if len(pooled) < REQUIRED_SAMPLES[percent]:
-        return None
-    position = (len(pooled) - 1) * percent / 100
+def _round_ratio(baseline: Laps, candidate: Laps) -> float | None:
+    common = [lap for lap in baseline if lap in candidate]
+    if len(common) >= _LEAST_COMMON_LAPS:
+        return statistics.median(statistics.median(candidate[lap]) / statistics.median(baseline[lap]) for lap in common)
+    theirs = [sample for samples in baseline.values() for sample in samples]
+    ours = [sample for samples in candidate.values() for sample in samples]
+    return statistics.median(ours) / statistics.median(theirs) if theirs and ours else None
+
+
+def percentile(processes: Sequence[Sequence[int]], percent: float) -> Percentile:
+    """A percentile over all samples, interpolated linearly, with bounds.
+
+    The bounds are Woodruff's (1952): the samples at `percent` plus and minus t standard errors of the share of samples
+    below it, and that error is the larger of the binomial one and of the one over processes.
+    """
+    required = required_samples(percent)
+    pooled = sorted(sample for samples in processes for sample in samples)
+    if len(pooled) < required:
+        return Percentile(None, None, required)
+    value = _at(pooled, percent / 100)
+    share = percent / 100
+    if len(processes) < _LEAST_FOR_INTERVAL:
+        return Percentile(value / 1e6, None, required)
+    below = [sum(sample <= value for sample in samples) / len(samples) for samples in processes]
+    spread = statistics.stdev(below) / math.sqrt(len(below))
+    binomial = math.sqrt(share * (1 - share) / len(pooled))
+    half = max(_T95[-1] * binomial, t_quantile(len(below) - 1) * spread)
+    upper = None if share + half > 1 - 1 / len(pooled) else _at(pooled, share + half) / 1e6
+    return Percentile(value / 1e6, (_at(pooled, max(0.0, share - half)) / 1e6, upper), required)
+
+
+def _at(ordered: Sequence[int], share: float) -> float:
+    position = (len(ordered) - 1) * share
     below = math.floor(position)
-    above = min(below + 1, len(pooled) - 1)
-    return (pooled[below] + (position - below) * (pooled[above] - pooled[below])) / 1e6
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+
+
+@functools.cache
+def required_samples(percent: float) -> int:
+    """How many samples a percentile needs: 64 for p90, 130 for p95, 662 for p99 (MLPerf Inference, early stopping).
+
+    So many that with 99 % confidence two or more of them lie above the true percentile.
+    """
+    above = 1 - percent / 100
+    count = 2
+    while (1 - above) ** count + count * above * (1 - above) ** (count - 1) > _PERCENTILE_DOUBT:
+        count += 1
+    return count
 
 
 def t_quantile(degrees_of_freedom: int) -> float:
@@ -107,12 +178,25 @@ def t_quantile(degrees_of_freedom: int) -> float:
     return _T95[min(degrees_of_freedom, len(_T95)) - 1]
 
 
-def _log_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Geometric mean of positive values, and its 95 % interval where there are three or more: the interval of two spans
-    powers of ten and says nothing."""
+def log_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
+    """Geometric mean of positive values in the order of their measurement, and its 95 % interval where there are three
+    or more: the interval of two spans powers of ten and says nothing."""
     logs = [math.log(value) for value in values]
     centre = statistics.fmean(logs)
     if len(logs) < _LEAST_FOR_INTERVAL:
         return math.exp(centre), None
-    half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    correlation = _autocorrelation(logs)
+    inflation = math.sqrt((1 + correlation) / (1 - correlation))
+    half = inflation * t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(centre), (math.exp(centre - half), math.exp(centre + half))
+
+
+def _autocorrelation(values: Sequence[float]) -> float:
+    """Of neighbours in time, in 0..0.8, with Kendall's correction of its bias for short series (1954)."""
+    count = len(values)
+    centre = statistics.fmean(values)
+    total = sum((value - centre) ** 2 for value in values)
+    if count < _LEAST_FOR_CORRELATION or total == 0:
+        return 0.0
+    raw = sum((a - centre) * (b - centre) for a, b in itertools.pairwise(values)) / total
+    return min(max(raw + (1 + 3 * raw) / count, 0.0), _MOST_CORRELATION)

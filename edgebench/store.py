@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.config import home
@@ -20,8 +21,8 @@ from edgebench.types import Run
 
 __all__ = ["SCHEMA", "RunStore", "decode_run"]
 
-# History. 1: first.
-SCHEMA = 1
+# History. 1: first. 2: a process's samples are in turns, its round has a number, and there is a ledger.
+SCHEMA = 2
 
 _NEWEST_FIRST = "ORDER BY started_at DESC, id DESC"
 
@@ -126,8 +127,37 @@ def decode_run(document: object, where: str) -> Run:
     if isinstance(schema, int) and schema > SCHEMA:
         raise UsageError(f"{where} has schema {schema}, this edgebench reads up to {SCHEMA}", hint="update edgebench")
     try:
+        if isinstance(document, dict) and schema == 1:
+            document = _from_1(document)
         return decode(Run, document, where)
     except DecodeError as error:
         raise UsageError(
             f"not a run: {error}", hint="give a run's id, or a file that `bench --json FILE` wrote"
         ) from error
+
+
+def _from_1(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of schema 1 in schema 2; what is of another shape is left for the decoder to name."""
+    settings = document.get("settings")
+    if isinstance(settings, dict):
+        settings = {key: value for key, value in settings.items() if key != "min_iterations"}
+        # It bounded each process then, and bounds the cell now.
+        settings["max_time_s"] = settings.get("max_time_s", 5.0) * settings.get("processes", 5)
+    cells = [
+        {
+            **cell,
+            "measurements": [_measurement_from_1(item, number) for number, item in enumerate(cell["measurements"])],
+        }
+        if isinstance(cell, dict) and isinstance(cell.get("measurements"), list)
+        else cell
+        for cell in document.get("cells", ())
+    ]
+    return {**document, "schema": SCHEMA, "settings": settings, "cells": cells}
+
+
+def _measurement_from_1(measurement: Any, number: int) -> Any:
+    if not isinstance(measurement, dict):
+        return measurement
+    kept = {key: value for key, value in measurement.items() if key != "samples_ns"}
+    turn = {"lap": 0, "started_ns": 0, "samples_ns": measurement.get("samples_ns", [])}
+    return {**kept, "round": number, "turns": [turn]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgebench.agent.state import State
 from edgebench.agent.wire import Measurement, TensorSpec
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Device",
     "DeviceProfile",
     "Interpolation",
+    "LedgerEntry",
     "Measurement",
     "Parity",
     "Preprocess",
@@ -233,10 +235,7 @@ class ArtifactRef:
 
 @dataclass(frozen=True)
 class Cell:
-    """Artifact x runtime x device: raw measurements, one per process, from which every figure is computed.
-
-    Measurements of one index belong to one round: every cell of a run had its turn between two of them.
-    """
+    """Artifact x runtime x device: raw measurements, one per process, from which every figure is computed."""
 
     artifact: ArtifactRef
     device: str
@@ -258,14 +257,35 @@ NOT_MEASURED = "not measured: the run was interrupted"
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How much is measured: `processes` fresh processes a cell, each with `warmup` untimed runs and then `iterations`
-    timed ones, of which at least `min_iterations` whatever `max_time_s` says."""
+    """How much is measured, and what is waited for.
+
+    Each cell gets `processes` fresh processes, each with at least `warmup` untimed runs and then `iterations` timed
+    ones. With `precision`, in percent, there are more of them until the 95 % intervals of p50 and of its ratio to the
+    baseline are no wider than that to either side. `max_time_s` bounds the measuring, in seconds per cell.
+
+    Before each round the device has `max_wait_s` to come to rest and, if given, to cool to `cooldown_c` degrees
+    Celsius. A process that says nothing for `timeout_s` is killed. `percentiles` are those that tables show.
+    """
 
     processes: int = 5
     warmup: int = 5
     iterations: int = 50
-    min_iterations: int = 5
-    max_time_s: float = 5.0
+    max_time_s: float = 30.0
+    precision: float | None = None
+    cooldown_c: float | None = None
+    max_wait_s: float = 5.0
+    timeout_s: float = 300.0
+    percentiles: tuple[float, ...] = (50.0, 95.0)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What a device said of itself before (first), during and after (last) a round, and what did not go as asked."""
+
+    device: str
+    round: int
+    states: tuple[State, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -284,3 +304,4 @@ class Run:
     baseline: str | None
     devices: tuple[Device, ...]
     cells: tuple[Cell, ...]
+    ledger: tuple[LedgerEntry, ...] = ()

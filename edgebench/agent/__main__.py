@@ -1,4 +1,4 @@
-"""`python -m edgebench.agent JOB.json RESULT.json`."""
+"""`python -m edgebench.agent round|predict|worker ...`."""
 
 import sys
 

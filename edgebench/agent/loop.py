@@ -1,50 +1,76 @@
-"""The timing loop: first inference, warm-up, then each warm inference by itself on a monotonic clock."""
+"""The timing loop: the first inference, warm-up until it gets no faster, then each warm inference by itself.
+
+The clock is `perf_counter_ns`: monotonic, so a wall clock that is set meanwhile changes nothing.
+"""
 
 from __future__ import annotations
 
-import gc
+import statistics
 import time
 from typing import Any, Callable, List, Sequence, Tuple
 
+from .wire import WarmUp
 
-def measure(
-    run: Callable[[Any], Any],
-    feeds: Sequence[Any],
-    *,
-    warmup: int,
-    iterations: int,
-    min_iterations: int,
-    max_time_s: float,
-) -> Tuple[int, Tuple[int, ...]]:
-    """Nanoseconds of the first inference, and of each of up to `iterations` warm ones.
+# Warm-up looks at this many runs at a time, and is over once a window's median is no longer this much below the
+# best one before it.
+_WINDOW = 5
+_STILL_FASTER = 0.98
+# A turn begins with untimed runs, one at least: another process had the caches meanwhile. A model of 20 microseconds
+# was 10 % slower in its first runs, one of 2 milliseconds in none.
+_LEAD_IN_S = 0.002
+# Short runs are timed for so long at a time, up to this many.
+_LEAST_TURN_S = 0.005
+_MOST_SHORT_RUNS = 200
 
-    The feeds are used in turn. Warm-up and measurement each stop early after `max_time_s`, the measurement not before
-    `min_iterations`. The garbage collector rests meanwhile, as a pause of it is the harness's and not the runtime's.
-    """
-    clock = time.perf_counter_ns
-    limit_ns = int(max_time_s * 1e9)
-    count = len(feeds)
-    started = clock()
-    run(feeds[0])
-    first_ns = clock() - started
-    warmed = clock() + limit_ns
-    for index in range(warmup):
-        run(feeds[index % count])
-        if clock() > warmed:
-            break
-    samples: List[int] = []
-    gc.collect()
-    gc.disable()
-    try:
-        deadline = clock() + limit_ns
-        while len(samples) < iterations:
-            feed = feeds[len(samples) % count]
+
+class Loop:
+    """Calls `run` with the feeds in turn."""
+
+    def __init__(self, run: Callable[[Any], Any], feeds: Sequence[Any]) -> None:
+        self._run = run
+        self._feeds = feeds
+        self._next = 0
+
+    def first(self) -> int:
+        """Nanoseconds of the first inference."""
+        return self.timed(1, 0.0)[0]
+
+    def warm_up(self, least: int, limit_s: float) -> WarmUp:
+        """Run until a window of runs is no faster than the best one before it: `least` runs or more (0 for no warm-up
+        at all), but for no longer than `limit_s`."""
+        deadline = time.perf_counter_ns() + int(limit_s * 1e9)
+        best, runs, steady = float("inf"), 0, least == 0
+        while not steady:
+            samples = self.timed(_WINDOW, limit_s)
+            runs += len(samples)
+            median = statistics.median(samples)
+            steady = runs >= max(least, 2 * _WINDOW) and median >= _STILL_FASTER * best
+            if time.perf_counter_ns() > deadline:
+                break
+            best = min(best, median)
+        return WarmUp(runs, steady)
+
+    def lead_in(self, limit_s: float) -> None:
+        """The untimed runs that begin a turn."""
+        self.timed(1, limit_s, least_s=_LEAD_IN_S)
+
+    def turn(self, runs: int, limit_s: float) -> Tuple[int, ...]:
+        """Nanoseconds of `runs` runs, of more where they are short, of fewer (one at least) beyond `limit_s`."""
+        return self.timed(runs, limit_s, least_s=_LEAST_TURN_S)
+
+    def timed(self, runs: int, limit_s: float, *, least_s: float = 0.0) -> Tuple[int, ...]:
+        """Nanoseconds of each run, until there are `runs` and they took `least_s`, or until they took `limit_s`."""
+        clock, run, feeds = time.perf_counter_ns, self._run, self._feeds
+        samples: List[int] = []
+        begun = clock()
+        enough, deadline = begun + int(least_s * 1e9), begun + int(limit_s * 1e9)
+        for index in range(self._next, self._next + max(runs, _MOST_SHORT_RUNS)):
+            feed = feeds[index % len(feeds)]
             started = clock()
             run(feed)
             ended = clock()
             samples.append(ended - started)
-            if ended > deadline and len(samples) >= min_iterations:
+            if ended > deadline or (ended >= enough and len(samples) >= runs):
                 break
-    finally:
-        gc.enable()
-    return first_ns, tuple(samples)
+        self._next += len(samples)
+        return tuple(samples)

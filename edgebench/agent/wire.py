@@ -1,11 +1,15 @@
-"""What host and agent say to each other: a Job goes to the device, a Measurement comes back, both as JSON files."""
+"""What host and agent say to each other, as JSON files: Jobs go to the device, one by one or as a Round that is
+measured in alternation; Measurements come back.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-WIRE_VERSION = 1
+from .state import State
+
+WIRE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,8 @@ class FeedFile:
 class Job:
     """One process's work on one artifact.
 
-    kind "measure": load it, run it once (first), `warmup` times untimed, then time `iterations` runs, but no longer
-    than `max_time_s` and no fewer than `min_iterations`. kind "predict": run it once on every tensor of the feeds and
-    write its outputs, one raw file per output, to `outputs_directory`.
+    kind "measure": it is a part of a Round, which says how long. kind "predict": run it once on every tensor of the
+    feeds and write its outputs, one raw file per output, to `outputs_directory`.
     """
 
     version: int
@@ -41,11 +44,33 @@ class Job:
     runtime: str
     threads: int
     feeds: Tuple[FeedFile, ...]
-    warmup: int = 5
-    iterations: int = 50
-    min_iterations: int = 5
-    max_time_s: float = 5.0
     outputs_directory: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """Jobs measured in alternation, one fresh process each, all loaded at once while only one of them runs.
+
+    Each process loads, runs once, and warms up until it gets no faster: at least `warmup` runs, at most `max_warmup_s`.
+    Then, in `laps`, each process has a turn, in an order drawn anew from `seed`: `turn` timed runs or a few
+    milliseconds of them, or fewer once they took `turn_s`. A process that has timed `max_time_s` leaves. One that does
+    not answer within `timeout_s` is killed. Before all that the device may have `max_wait_s` to come to rest: to where
+    others use less than `quiet_cpus` CPUs, and to `cooldown_c` degrees Celsius if given.
+    """
+
+    version: int
+    jobs: Tuple[Job, ...]
+    seed: str
+    warmup: int = 5
+    max_warmup_s: float = 2.0
+    laps: int = 10
+    turn: int = 5
+    turn_s: float = 1.0
+    max_time_s: float = 6.0
+    timeout_s: float = 300.0
+    max_wait_s: float = 0.0
+    quiet_cpus: float = 0.1
+    cooldown_c: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +94,39 @@ class OutputFile:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One process's turn: its timed runs, and what else happened on the machine meanwhile.
+
+    `lap` is unique within a round, and turns of one lap ran one directly after the other. `started_ns` counts from the
+    round's start. While they were timed, in `wall_ns`, the process used `cpu_ns`, its runnable threads waited for a CPU
+    for `waited_ns`, and the whole machine, summed over CPUs, was `busy_ns` and had `steal_ns` taken by its host.
+    """
+
+    lap: int
+    started_ns: int
+    samples_ns: Tuple[int, ...]
+    wall_ns: Optional[int] = None
+    cpu_ns: Optional[int] = None
+    waited_ns: Optional[int] = None
+    busy_ns: Optional[int] = None
+    steal_ns: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Untimed runs before the first turn; `steady` where they had stopped getting faster."""
+
+    runs: int
+    steady: bool
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One process's raw truth. Times are integer nanoseconds of a monotonic clock.
 
-    `status` is "ok", "unsupported" (the runtime is not there, `reason` says what installs it) or "failed".
+    `status` is "ok", "unsupported" (the runtime is not there, `reason` says what installs it) or "failed"; a process
+    that failed keeps the turns that it had. `cold_ns` is from the start of the process to its first result. `round` is
+    the host's number of the round that it belongs to: measurements of one round were taken in alternation.
     """
 
     version: int
@@ -80,8 +134,27 @@ class Measurement:
     reason: Optional[str] = None
     runtime_version: Optional[str] = None
     provider: Optional[str] = None
+    cold_ns: Optional[int] = None
     load_ns: Optional[int] = None
     first_ns: Optional[int] = None
-    samples_ns: Tuple[int, ...] = ()
+    warm_up: Optional[WarmUp] = None
+    turns: Tuple[Turn, ...] = ()
     memory: Optional[Memory] = None
     outputs: Tuple[OutputFile, ...] = ()
+    round: Optional[int] = None
+
+    @property
+    def samples_ns(self) -> Tuple[int, ...]:
+        """All timed runs in their order."""
+        return tuple(sample for turn in self.turns for sample in turn.samples_ns)
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One measurement per job, and the device's states: before (first), during, and after the round (last). `notes` say
+    what did not go as asked, such as a wait that reached its bound."""
+
+    version: int
+    measurements: Tuple[Measurement, ...]
+    states: Tuple[State, ...] = ()
+    notes: Tuple[str, ...] = ()

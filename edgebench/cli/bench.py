@@ -7,8 +7,16 @@ import sys
 from pathlib import Path
 
 from edgebench.cli.json_file import JsonFile
-from edgebench.cli.options import comma_separated, positive_int, positive_ints, seconds
-from edgebench.errors import UsageError
+from edgebench.cli.options import (
+    comma_separated,
+    non_negative_int,
+    percentage,
+    percentiles,
+    positive_int,
+    positive_ints,
+    seconds,
+    tolerance,
+)
 from edgebench.types import BenchSettings
 
 __all__ = ["add_parser", "run"]
@@ -38,29 +46,40 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--baseline", metavar="NAME", help="what others are compared with (default: the fp32 ONNX)")
     parser.add_argument(
-        "--processes",
-        metavar="N",
-        type=positive_int,
-        default=BenchSettings.processes,
-        help="fresh processes per cell (default: 5)",
-    )
+        "--processes", metavar="N", type=positive_int, default=BenchSettings.processes,
+        help="fresh processes per cell, at least (default: 5)",
+    )  # fmt: skip
     parser.add_argument(
-        "--warmup",
-        metavar="RUNS",
-        type=int,
-        default=BenchSettings.warmup,
-        help="untimed runs per process (default: 5 runs)",
-    )
+        "--warmup", metavar="RUNS", type=non_negative_int, default=BenchSettings.warmup,
+        help="untimed runs per process, at least; they go on while it gets faster (default: 5 runs)",
+    )  # fmt: skip
     parser.add_argument(
-        "--iterations",
-        metavar="N",
-        type=positive_int,
-        default=BenchSettings.iterations,
-        help="timed runs per process (default: 50)",
-    )
+        "--iterations", metavar="N", type=positive_int, default=BenchSettings.iterations,
+        help="timed runs per process, more where they take microseconds (default: 50)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", metavar="PERCENT", type=percentage,
+        help="go on until p50 and its ratio to the baseline are known this well; 4 if not reached (default: no)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-time", metavar="SECONDS", type=seconds, default=BenchSettings.max_time_s,
-        help="a process stops timing after this, but not before 5 runs (default: 5)",
+        help="bounds the measuring, in seconds per cell (default: 30)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--percentiles", metavar="LIST", type=percentiles, default=BenchSettings.percentiles,
+        help="those in the table (default: 50,95)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cooldown", metavar="CELSIUS", type=tolerance,
+        help="before each round wait until the hottest sensor is this cool, within --max-wait (default: no)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-wait", metavar="SECONDS", type=tolerance, default=BenchSettings.max_wait_s,
+        help="before each round wait so long at most for other processes to be quiet (default: 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=seconds, default=BenchSettings.timeout_s,
+        help="a process that does not load, or not run its turn, in this time is stopped (default: 300)",
     )  # fmt: skip
     parser.add_argument(
         "--include-failed", action="store_true", help="also measure what failed its parity (default: no)"
@@ -73,14 +92,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 1 when a cell failed or none may be measured, 3 when no runtime is here."""
+    """Measure and print; 1 when a cell failed or none may be measured, 3 when no runtime is here, 4 when the precision
+    that was asked for was not reached."""
     from edgebench.cli.terminal import data_console, open_progress
+    from edgebench.figures import is_precise
     from edgebench.measure.bench import bench
     from edgebench.report.run_table import render
     from edgebench.run_file import run_document
 
-    if args.warmup < 0:
-        raise UsageError(f"--warmup {args.warmup}: expected 0 runs or more")
     json_file = JsonFile(args.json)
     with open_progress() as progress:
         result = bench(
@@ -93,7 +112,15 @@ def run(args: argparse.Namespace) -> int:
             preprocess=args.preprocess,
             baseline=args.baseline,
             settings=BenchSettings(
-                processes=args.processes, warmup=args.warmup, iterations=args.iterations, max_time_s=args.max_time
+                processes=args.processes,
+                warmup=args.warmup,
+                iterations=args.iterations,
+                max_time_s=args.max_time,
+                precision=args.precision,
+                cooldown_c=args.cooldown,
+                max_wait_s=args.max_wait,
+                timeout_s=args.timeout,
+                percentiles=args.percentiles,
             ),
             include_failed=args.include_failed,
             resume=args.resume,
@@ -106,4 +133,8 @@ def run(args: argparse.Namespace) -> int:
     statuses = {cell.status for cell in result.cells}
     if "failed" in statuses or statuses == {"skipped"}:
         return 1
-    return 0 if "ok" in statuses else 3
+    if "ok" not in statuses:
+        return 3
+    asked = result.settings.precision
+    precise = asked is None or all(is_precise(result, cell, asked) for cell in result.cells if cell.status == "ok")
+    return 0 if precise else 4

@@ -21,7 +21,7 @@ _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code: 0 done, 1 failed, 2 usage, 3 environment, 130 interrupted."""
+    """Run one command; its exit code: 0 done, 1 failed, 2 usage, 3 environment, 4 not trustworthy, 130 interrupted."""
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgebench",
         description="From a PyTorch model to a decision about what to ship on a small device.",
-        epilog="Exit codes: 0 done, 1 something failed, 2 usage, 3 device or environment, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 something failed, 2 usage, 3 device or environment, "
+        "4 not trustworthy enough for what was asked, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"edgebench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 
-__all__ = ["comma_separated", "positive_int", "positive_ints", "seconds", "shape", "tolerance"]
+__all__ = [
+    "comma_separated",
+    "non_negative_int",
+    "percentage",
+    "percentiles",
+    "positive_int",
+    "positive_ints",
+    "seconds",
+    "shape",
+    "tolerance",
+]
 
 
 # 4 GB of float32: a slip of the finger, not an image.
@@ -31,6 +41,11 @@ def positive_int(text: str) -> int:
     return value
 
 
+def non_negative_int(text: str) -> int:
+    """A whole number, 0 or above."""
+    return 0 if text.strip() == "0" else positive_int(text)
+
+
 def tolerance(text: str) -> float:
     """A finite number, 0 or above."""
     try:
@@ -48,6 +63,22 @@ def seconds(text: str) -> float:
     if value == 0:
         raise argparse.ArgumentTypeError("expected seconds above 0")
     return value
+
+
+def percentage(text: str) -> float:
+    """`1` or `1%` -> 1.0; above 0."""
+    value = tolerance(text.removesuffix("%"))
+    if value == 0:
+        raise argparse.ArgumentTypeError("expected a percentage above 0")
+    return value
+
+
+def percentiles(text: str) -> tuple[float, ...]:
+    """`50,99.9` -> (50.0, 99.9), each of at least 50 and below 100."""
+    values = tuple(tolerance(part) for part in comma_separated(text))
+    if any(not 50 <= value < 100 for value in values):
+        raise argparse.ArgumentTypeError(f"expected percentiles from 50 to below 100, found `{text}`")
+    return values
 
 
 def positive_ints(text: str) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ def bench(
     """
     watch = progress or Silent()
     chosen = settings or BenchSettings()
-    if min(chosen.processes, chosen.iterations, chosen.min_iterations, *(threads or (1,))) < 1:
+    if min(chosen.processes, chosen.iterations, *(threads or (1,))) < 1:
         raise UsageError("processes, iterations and threads are 1 or more")
     places = [item.path if isinstance(item, Exported) else Path(item) for item in paths]
     subjects = [_prepared_as(item, preprocess) for item in find_subjects(places, include_failed=include_failed)]

@@ -1,4 +1,4 @@
-"""Jobs on this machine: feeds as files, a fresh agent process each, the measurement read back from its file."""
+"""Jobs on this machine: feeds as files, a fresh agent process each time, its result read back from its file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ from numpy.typing import NDArray
 import edgebench
 from edgebench.agent.codec import decode, encode
 from edgebench.agent.environment import TELEMETRY_OFF
-from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile
+from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult
 from edgebench.model_inputs import random_feed
 from edgebench.targets.local import LocalTarget
 from edgebench.types import TensorSpec
 
 __all__ = ["JobRunner", "read_output", "write_feeds"]
 
-# Longer than the agent's own limits by what loading a large model takes; a hung runtime ends here.
-_SLACK_S = 300.0
 _RANDOM_FEEDS = 4
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
 
 class JobRunner:
-    """Runs jobs one after the other, with their files below `scratch`."""
+    """Runs jobs and rounds of them, one after the other, with their files below `scratch`."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -41,26 +39,40 @@ class JobRunner:
         self._feeds: dict[bytes, tuple[FeedFile, ...]] = {}
         self._count = 0
 
-    def run(self, job: Job, *, timeout_s: float | None = None) -> Measurement:
-        """The measurement of `job` by a fresh process; a process that dies or hangs is a failed one."""
+    def measure(self, work: Round) -> RoundResult:
+        """What the processes of a round saw; a process that dies or hangs is a failed measurement."""
+        # Loading, warming up, turns and the end, each within its own limit, which the conductor holds.
+        limit_s = work.max_wait_s + len(work.jobs) * (2 * work.max_time_s + work.max_warmup_s + 2 * work.timeout_s)
+        result = self._run("round", work, limit_s)
+        if isinstance(result, str):
+            return RoundResult(WIRE_VERSION, (_failed(result),) * len(work.jobs))
+        return decode(RoundResult, result, "the agent's result")
+
+    def predict(self, job: Job, *, timeout_s: float) -> Measurement:
+        """The outputs of a predict job by a fresh process; one that dies or hangs is a failed measurement."""
+        result = self._run("predict", job, timeout_s)
+        return _failed(result) if isinstance(result, str) else decode(Measurement, result, "the agent's result")
+
+    def _run(self, command: str, message: Job | Round, limit_s: float) -> dict[str, Any] | str:
+        """The agent's answer, or why there is none."""
         self._count += 1
-        job_path = self._scratch / f"job-{self._count}.json"
+        message_path = self._scratch / f"{command}-{self._count}.json"
         result_path = self._scratch / f"result-{self._count}.json"
-        job_path.write_text(json.dumps(encode(job)))
-        limit_s = timeout_s or 2 * job.max_time_s + _SLACK_S
+        message_path.write_text(json.dumps(encode(message)))
         root = str(Path(edgebench.__file__).resolve().parents[1])
         search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        # -P: a json.py in the user's directory is not ours to import.
         ended = self._target.run(
-            [sys.executable, "-P", "-m", "edgebench.agent", str(job_path), str(result_path)],
+            [sys.executable, "-m", "edgebench.agent", command, str(message_path), str(result_path)],
             timeout_s=limit_s,
-            environment={**TELEMETRY_OFF, "PYTHONPATH": search},
+            # Safe path: a json.py in the user's directory is not ours to import.
+            environment={**TELEMETRY_OFF, "PYTHONPATH": search, "PYTHONSAFEPATH": "1"},
         )
         if ended.timed_out:
-            return _failed(f"no result after {limit_s:.0f} s; the process was stopped")
+            return f"no result after {limit_s:.0f} s; the process was stopped"
         if not result_path.is_file():
-            return _failed(_how_it_died(ended.returncode, ended.stderr))
-        return decode(Measurement, json.loads(result_path.read_text()), "the agent's result")
+            return _how_it_died(ended.returncode, ended.stderr)
+        result: dict[str, Any] = json.loads(result_path.read_text())
+        return result
 
     def scratch_directory(self, name: str) -> Path:
         """An empty directory for files of jobs."""

@@ -1,25 +1,30 @@
-"""A run that grows: cells take turns, and every change of one is stored at once.
+"""A run that grows: rounds of measurements, until every cell is known well enough; each round is stored at once.
 
-One round gives each cell one process, in an order drawn anew, and a figure relative to the baseline is made of pairs
-from the same round. So a machine that slows down slows all cells alike.
+A round gives each cell one fresh process and all of them turns in alternation (agent.conductor), so that a machine that
+slows down slows all cells alike; a figure relative to the baseline is made of pairs from one round.
 """
 
 from __future__ import annotations
 
-import random
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
+from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round
+from edgebench.figures import baseline_cell, is_precise
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData, score_cells
 from edgebench.measure.size import compressed_size
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
 from edgebench.store import RunStore
-from edgebench.types import Cell, DeviceProfile, Run, Size
+from edgebench.types import Cell, DeviceProfile, LedgerEntry, Run, Size
 
 __all__ = ["Session", "Task"]
+
+# Timed runs in a turn: blocks of five gave closer ratios than turns of one run, and drift is still cut small.
+_TURN = 5
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,72 @@ class Session:
         self._tasks = tasks
 
     def measure(self, progress: Progress) -> None:
-        """Rounds of one process a cell, until every cell has its number of processes."""
+        """Rounds, until every cell has its number of processes, and its precision where one was asked for."""
         settings = self.run.settings
-        rounds = range(settings.processes)
-        progress.start("measure", total=len(self._tasks) * len(rounds))
+        progress.start("measure", total=len(self._tasks) * settings.processes)
         with_size = [
             replace(cell, size=self._size(task)) for task, cell in zip(self._tasks, self.run.cells, strict=True)
         ]
         self._put(dict(enumerate(with_size)))
-        for number in rounds:
-            order = list(range(len(self._tasks)))
-            random.Random(f"{self.run.id} {number}").shuffle(order)
-            for index in order:
-                cell = self.run.cells[index]
-                if self._open(index) and len(cell.measurements) <= number:
-                    self._put({index: _with_measurement(cell, self._measure(self._tasks[index]))})
-                progress.advance()
-        measured = sum(cell.status == "ok" for cell in self.run.cells)
-        progress.done(f"{measured} of {len(self.run.cells)} cells, {settings.processes} processes each")
+        started = time.monotonic()
+        limit_s = settings.max_time_s * len(self._tasks)
+        number = 1 + max((entry.round for entry in self.run.ledger), default=-1)
+        longest_s = 0.0
+        while (wanted := self._wanted()) and (
+            self._lacks_processes(wanted) or time.monotonic() - started + longest_s < limit_s
+        ):
+            before = time.monotonic()
+            for device in dict.fromkeys(self._tasks[index].profile.name for index in wanted):
+                self._round(number, [index for index in wanted if self._tasks[index].profile.name == device])
+            longest_s = max(longest_s, time.monotonic() - before)
+            number += 1
+            progress.advance(len(wanted))
+        measured = [cell for cell in self.run.cells if cell.status == "ok"]
+        counts = sorted({_processes(cell) for cell in measured}) or [0]
+        each = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        progress.done(f"{len(measured)} of {len(self.run.cells)} cells, {each} processes each")
+
+    def _wanted(self) -> list[int]:
+        """Cells that the next round measures: those not known well enough, and what they are compared with."""
+        open_cells = [index for index in range(len(self._tasks)) if self._open(index)]
+        wanted = {index for index in open_cells if not self._is_known(self.run.cells[index])}
+        baselines = {id(baseline_cell(self.run, self.run.cells[index])) for index in wanted}
+        return [index for index in open_cells if index in wanted or id(self.run.cells[index]) in baselines]
+
+    def _is_known(self, cell: Cell) -> bool:
+        settings = self.run.settings
+        if _processes(cell) < settings.processes:
+            return False
+        return settings.precision is None or is_precise(self.run, cell, settings.precision)
+
+    def _lacks_processes(self, indices: Sequence[int]) -> bool:
+        return any(_processes(self.run.cells[index]) < self.run.settings.processes for index in indices)
+
+    def _round(self, number: int, indices: Sequence[int]) -> None:
+        settings = self.run.settings
+        laps = math.ceil(settings.iterations / _TURN)
+        result = self._runner.measure(
+            Round(
+                version=WIRE_VERSION,
+                jobs=tuple(self._job(self._tasks[index]) for index in indices),
+                seed=f"{self.run.id} {number}",
+                warmup=settings.warmup,
+                laps=laps,
+                turn=math.ceil(settings.iterations / laps),
+                max_time_s=settings.max_time_s / settings.processes,
+                timeout_s=settings.timeout_s,
+                max_wait_s=settings.max_wait_s,
+                cooldown_c=settings.cooldown_c,
+            )
+        )
+        entry = LedgerEntry(self._tasks[indices[0]].profile.name, number, result.states, result.notes)
+        self._put(
+            {
+                index: _with_measurement(self.run.cells[index], replace(found, round=number))
+                for index, found in zip(indices, result.measurements, strict=True)
+            },
+            entry,
+        )
 
     def score(self, evaluation: EvaluationData, progress: Progress) -> None:
         """Accuracy of every cell that can be measured, once per artifact and runtime."""
@@ -92,39 +145,32 @@ class Session:
             return None
         return compressed_size(task.subject.path, task.subject.ref.sha256)
 
-    def _measure(self, task: Task) -> Measurement:
-        settings = self.run.settings
+    def _job(self, task: Task) -> Job:
         subject = task.subject
-        return self._runner.run(
-            Job(
-                version=WIRE_VERSION,
-                kind="measure",
-                artifact=str(subject.path.resolve()),
-                runtime=task.runtime,
-                threads=task.threads,
-                feeds=self._runner.feeds_for(subject.inputs, subject.kept),
-                warmup=settings.warmup,
-                iterations=settings.iterations,
-                min_iterations=settings.min_iterations,
-                max_time_s=settings.max_time_s,
-            )
+        return Job(
+            version=WIRE_VERSION,
+            kind="measure",
+            artifact=str(subject.path.resolve()),
+            runtime=task.runtime,
+            threads=task.threads,
+            feeds=self._runner.feeds_for(subject.inputs, subject.kept),
         )
 
-    def _put(self, changes: dict[int, Cell]) -> None:
+    def _put(self, changes: dict[int, Cell], *entries: LedgerEntry) -> None:
         cells = tuple(changes.get(index, cell) for index, cell in enumerate(self.run.cells))
-        self.run = replace(self.run, cells=cells)
+        self.run = replace(self.run, cells=cells, ledger=(*self.run.ledger, *entries))
         self._store.save(self.run)
 
 
+def _processes(cell: Cell) -> int:
+    return len(cell.measurements)
+
+
 def _with_measurement(cell: Cell, result: Measurement) -> Cell:
-    if result.status == "ok":
-        return replace(
-            cell,
-            status="ok",
-            reason=None,
-            provider=result.provider,
-            measurements=(*cell.measurements, result),
-        )
+    """The cell with one process more; one that failed says why, and what it measured before is kept."""
     if result.status == "unsupported":
         return replace(cell, status="unsupported", reason=result.reason)
-    return replace(cell, status="failed", reason=result.reason)
+    kept = (*cell.measurements, result) if result.turns else cell.measurements
+    if result.status == "ok":
+        return replace(cell, status="ok", reason=None, provider=result.provider, measurements=kept)
+    return replace(cell, status="failed", reason=result.reason, measurements=kept)

@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgebench.figures import accuracy_drop
+from edgebench.figures import accuracy_drop, latency_ratio
 from edgebench.report.units import MISSING, megabytes, percent, with_interval
-from edgebench.stats import ratio
 from edgebench.types import Cell, Run
 
 __all__ = ["render"]
@@ -53,5 +52,5 @@ def _size(cell: Cell) -> str:
 
 
 def _speed(fp32: Cell, int8: Cell) -> str:
-    found = ratio([item.samples_ns for item in fp32.measurements], [item.samples_ns for item in int8.measurements])
+    found = latency_ratio(fp32, int8)
     return MISSING if found is None else with_interval(found.ratio, found.ci)

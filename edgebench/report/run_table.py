@@ -10,28 +10,44 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from edgebench.errors import UsageError
-from edgebench.figures import Figures, figures
+from edgebench.figures import Figures, figures, is_precise
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
+from edgebench.stats import Percentile
 from edgebench.types import NOT_MEASURED, Cell, Run
+from edgebench.verdict import Verdict
 
 __all__ = ["render", "render_list"]
 
+# Those that ask for a word with the reader.
+_VERDICT_STYLES = {"drifting": "yellow", "polluted": "yellow", "throttled": "red"}
+
 
 def render(run: Run) -> RenderableType:
-    """The tables of one run: how fast each artifact is, and what it costs in memory, size and accuracy."""
+    """The tables of one run: how fast each artifact is, what starting and holding it takes, how accurate it is."""
     with_device = len(run.devices) > 1
     with_threads = len({cell.threads for cell in run.cells}) > 1
-    with_accuracy = any(cell.accuracy is not None for cell in run.cells)
+    tail = [percent for percent in run.settings.percentiles if percent != 50.0]
     labels = ["artifact", *["device"] * with_device, *["threads"] * with_threads]
-    speeds = _table(labels, ["p50 ms", "× baseline", "p95 ms", "load ms", "first ms"])
-    costs = _table(labels, ["peak +MB", "MB (zip)", *["top-1 %", "drop [95 %]", "agrees"] * with_accuracy])
+    speeds = _table(labels, ["p50 ms", "× baseline", *(f"p{percent:g} ms" for percent in tail), "verdict"])
+    costs = _table(labels, ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)"])
+    accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees"])
+    doubts: list[Text] = []
     for cell in run.cells:
         found = figures(run, cell)
-        label: list[RenderableType] = [_name(cell)]
-        label += [cell.device] * with_device + [str(cell.threads)] * with_threads
-        speeds.add_row(*label, *_speed(run, cell, found))
-        costs.add_row(*label, *_sizes(cell, found), *(_accuracy(run, cell, found) if with_accuracy else ()))
-    return Group(Text(f"run {run.id}", style="bold"), speeds, costs, _legend(run), *_reasons(run))
+        where = [cell.device] * with_device + [str(cell.threads)] * with_threads
+        label: list[RenderableType] = [_name(cell), *where]
+        speeds.add_row(*label, *_speed(run, cell, found, tail))
+        costs.add_row(*label, *_costs(cell, found))
+        accuracies.add_row(*label, *_accuracy(run, cell, found))
+        if found.verdict.word in _VERDICT_STYLES:
+            named = (
+                cell.artifact.name + f" with {cell.threads} threads" * with_threads + f" on {cell.device}" * with_device
+            )
+            doubts.append(_doubt(named, found.verdict))
+    tables = [speeds, costs]
+    if any(cell.accuracy is not None for cell in run.cells):
+        tables.append(accuracies)
+    return Group(Text(f"run {run.id}", style="bold"), *tables, _legend(run), *doubts, *_reasons(run))
 
 
 def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
@@ -66,27 +82,47 @@ def _name(cell: Cell) -> Text:
     return Text(cell.artifact.name, style=style)
 
 
-def _speed(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
+def _speed(run: Run, cell: Cell, found: Figures, tail: Sequence[float]) -> tuple[RenderableType, ...]:
     latency = found.latency
     if latency is None:
-        return (cell.status, MISSING, MISSING, MISSING, MISSING)
+        return (cell.status, *[MISSING] * (len(tail) + 2))
     relative = MISSING
     if cell.artifact.name == run.baseline:
         relative = "baseline"
     elif found.relative is not None:
         relative = with_interval(found.relative.ratio, found.relative.ci)
+    word = found.verdict.word
     return (
         with_interval(latency.p50_ms, latency.p50_ci_ms),
         relative,
-        milliseconds(latency.p95_ms),
-        milliseconds(found.load_ms),
-        milliseconds(found.first_ms),
+        *(_percentile(latency.tail[percent]) for percent in tail),
+        MISSING if word is None else Text(word, style=_VERDICT_STYLES.get(word, "green")),
     )
 
 
-def _sizes(cell: Cell, found: Figures) -> tuple[str, str]:
+def _percentile(found: Percentile) -> str:
+    if found.value_ms is None:
+        return f"needs {found.required}"
+    if found.ci_ms is None:
+        return milliseconds(found.value_ms)
+    low, high = found.ci_ms
+    if high is None:
+        return f"{milliseconds(found.value_ms)} (≥ {milliseconds(low)})"
+    return f"{milliseconds(found.value_ms)} [{milliseconds(low)}, {milliseconds(high)}]"
+
+
+def _doubt(named: str, verdict: Verdict) -> Text:
+    text = Text(f"{named}: {verdict.word}: {'; '.join(verdict.evidence)}", style="yellow")
+    text.append(f". Next: {verdict.remedy}", style="bold")
+    return text
+
+
+def _costs(cell: Cell, found: Figures) -> tuple[str, ...]:
     memory, size = found.memory, cell.size
     return (
+        milliseconds(found.cold_ms),
+        milliseconds(found.load_ms),
+        milliseconds(found.first_ms),
         MISSING if memory is None else megabytes(memory.peak_bytes - memory.baseline_bytes),
         MISSING if size is None else f"{megabytes(size.bytes)} ({megabytes(size.compressed_bytes)})",
     )
@@ -112,14 +148,18 @@ def _legend(run: Run) -> Text:
     batches = sorted({cell.batch_size for cell in run.cells} - {1})
     if batches:
         lines.append(f"times are per batch of {', '.join(map(str, batches))}")
-    latencies = [found.latency for cell in run.cells if (found := figures(run, cell)).latency is not None]
-    if latencies:
-        processes = max(latency.processes for latency in latencies if latency)
-        samples = max(latency.samples for latency in latencies if latency)
-        enough = f"95 % intervals over {processes} processes in turn"
+    measured = [cell for cell in run.cells if cell.measurements]
+    if measured:
+        processes = max(len(cell.measurements) for cell in measured)
+        samples = max(sum(len(item.samples_ns) for item in cell.measurements) for cell in measured)
+        enough = f"95 % intervals over {processes} processes, measured in alternation"
         over = enough if processes > 2 else f"over {processes} processes, an interval needs 3"
         lines.append(f"p50, × baseline: {over}, {samples} timed runs a cell")
-        lines.append("peak +MB: VmHWM above the process with its runtime loaded; load, first, memory: medians")
+        methods = sorted({item.memory.method for cell in measured for item in cell.measurements if item.memory})
+        lines.append("cold: process start to first result; cold, load, first, memory: medians over processes")
+        lines.extend(f"peak +MB: above the process with its runtime loaded, by {method}" for method in methods)
+    lines.extend(_notes(run))
+    lines.extend(_precision(run))
     accuracies = [cell.accuracy for cell in run.cells if cell.accuracy is not None]
     lines.extend(
         f"accuracy over {count} images of {data}, {prepared}; a drop whose interval holds 0 may be chance"
@@ -128,6 +168,22 @@ def _legend(run: Run) -> Text:
         )
     )
     return Text("\n".join(line for line in lines if line), style="dim")
+
+
+def _notes(run: Run) -> list[str]:
+    """What did not go as asked, the latest for all."""
+    noted = [entry for entry in run.ledger if entry.notes]
+    return [f"in {len(noted)} of {len(run.ledger)} rounds: {'; '.join(noted[-1].notes)}"] if noted else []
+
+
+def _precision(run: Run) -> list[str]:
+    """What was asked for and what was not reached."""
+    asked = run.settings.precision
+    if asked is None:
+        return []
+    short = [cell.artifact.name for cell in run.cells if cell.status == "ok" and not is_precise(run, cell, asked)]
+    reached = f"not reached in time: {', '.join(short)}; give more with --max-time" if short else "reached"
+    return [f"precision asked for: ± {asked:g} % of p50 and of its ratio; {reached}"]
 
 
 def _reasons(run: Run) -> list[Text]:

@@ -25,7 +25,7 @@ from edgebench.store import RunStore
 from edgebench.types import Cell, Run
 from tests.integration.conftest import ROOT, start_edgebench
 
-QUICK = edgebench.BenchSettings(processes=2, warmup=1, iterations=10, max_time_s=1.0)
+QUICK = edgebench.BenchSettings(processes=2, warmup=1, iterations=10, max_time_s=2.0, max_wait_s=0.0)
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def test_every_artifact_is_measured_in_fresh_processes_and_scored(bundle: Path, 
     assert run.baseline == "onnx"
     for cell in cells.values():
         assert cell.status == "ok", cell.reason
-        assert [len(item.samples_ns) for item in cell.measurements] == [10, 10]
+        assert [item.round for item in cell.measurements] == [0, 1]
+        assert all(len(item.samples_ns) >= 10 for item in cell.measurements)
         assert cell.size is not None
         assert cell.size.bytes == (bundle / f"tiny.{_suffix(cell)}").stat().st_size
         assert cell.accuracy is not None
@@ -248,7 +249,7 @@ def test_bad_input_costs_no_measurement(
 
 
 def test_an_interrupted_run_is_stored_and_goes_on(bundle: Path) -> None:
-    arguments = ["--runtime", "onnxruntime", "--processes", "3", "--iterations", "1000000", "--max-time", "1"]
+    arguments = ["--runtime", "onnxruntime", "--processes", "3", "--iterations", "1000000", "--max-time", "3"]
     process = start_edgebench("bench", str(bundle), *arguments)
     deadline = time.monotonic() + 120
     while not _measured() and time.monotonic() < deadline:

@@ -96,9 +96,16 @@ def test_a_cell_without_figures_says_why() -> None:
     assert "onnx-int8: skipped: not exported: int8 needs real images" in text
 
 
-def test_a_percentile_without_samples_is_blank_in_the_table() -> None:
+def test_a_percentile_without_samples_names_the_count_that_it_needs() -> None:
     text = _text(render(run(cell("onnx", (1_000_000,) * 10, (1_000_000,) * 10))))
-    assert MISSING in text
+    assert "needs 130" in text
+
+
+def test_a_doubt_is_given_with_its_evidence_and_remedy() -> None:
+    text = _text(render(run(cell("onnx", *[(factor * 1_000_000,) * 30 for factor in (10, 11, 12, 13, 14)]))))
+    assert "drifting" in text
+    assert "processes became 40% slower from the first to the last" in text
+    assert "Next: more of them" in text
 
 
 def test_the_list_shows_paths_with_brackets_and_runs_that_cannot_be_read() -> None:

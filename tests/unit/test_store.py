@@ -10,6 +10,7 @@ import pytest
 
 from edgebench.agent.codec import encode
 from edgebench.errors import UsageError
+from edgebench.figures import figures
 from edgebench.run_file import load_run, run_document
 from edgebench.store import RunStore
 from tests.unit.runs import cell, run
@@ -86,8 +87,18 @@ def test_a_run_document_has_the_figures_of_the_contract_and_reads_back(tmp_path:
     document = json.loads(path.read_text())["cells"][1]
     assert document["latency"]["p50_ms"] == pytest.approx(1.0)
     assert document["latency"]["p95_ms"] == pytest.approx(1.0)
+    assert document["latency"]["p95_ci_ms"] == pytest.approx([1.0, 1.0])
     assert document["latency"]["p99_ms"] is None
-    assert document["relative"] == {"baseline": "onnx", "ratio": pytest.approx(0.5), "ci": pytest.approx([0.5, 0.5])}
+    assert document["latency"]["required_samples"]["p99"] == 662
+    assert document["verdict"] == "stable"
+    assert document["cold_ms"] == pytest.approx(40.0)
+    assert document["state"]["other_cpus"] is None
+    assert document["relative"] == {
+        "baseline": "onnx",
+        "ratio": pytest.approx(0.5),
+        "ci": pytest.approx([0.5, 0.5]),
+        "rounds": 3,
+    }
     assert document["load_ms"] == pytest.approx(20.0)
     assert document["first_ms"] == pytest.approx(3.0)
     assert document["memory"]["peak_bytes"] == 160_000_000
@@ -96,6 +107,26 @@ def test_a_run_document_has_the_figures_of_the_contract_and_reads_back(tmp_path:
     assert document["accuracy"]["mcnemar_p"] == pytest.approx(1.0)
     assert document["samples_ns"] == [[1_000_000] * 70] * 3
     assert load_run(path) == saved
+
+
+def test_a_run_of_schema_1_still_loads_with_its_figures(tmp_path: Path) -> None:
+    document = encode(run(cell("onnx", (2_000_000,) * 9, correct="1"), cell("onnx-int8", (1_000_000,) * 9)))
+    document.pop("ledger")
+    document["schema"] = 1
+    document["settings"] = {"processes": 5, "warmup": 5, "iterations": 50, "min_iterations": 5, "max_time_s": 5.0}
+    for one in document["cells"]:
+        (measured,) = one["measurements"]
+        measured["samples_ns"] = measured.pop("turns")[0]["samples_ns"]
+        for added in ("cold_ns", "warm_up", "round"):
+            del measured[added]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(document))
+    loaded = load_run(path)
+    assert loaded.settings.max_time_s == 25.0
+    assert loaded.cells[1].measurements[0].samples_ns == (1_000_000,) * 9
+    relative = figures(loaded, loaded.cells[1]).relative
+    assert relative is not None
+    assert relative.ratio == pytest.approx(0.5)
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""Measures the jobs of a round in alternation: all are loaded, one runs, and the others are stopped.
+
+A loaded runtime that waits is not silent: its thread pool spins for work and takes the CPUs from the one that runs.
+SIGSTOP silences it whatever it is, and after SIGCONT it runs as its user runs it, which no setting of a runtime gives.
+So drift of the machine falls on all alike, turn by turn, and figures made of pairs within a lap do not see it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence
+
+from .calm import wait_until_calm
+from .codec import decode
+from .process import WorkerProcess
+from .state import State, read_state
+from .wire import WIRE_VERSION, Measurement, Memory, Round, RoundResult, Turn, WarmUp
+
+# Of the memory that is free at first, this share is left alone while processes are loaded beside each other.
+_SPARE_SHARE = 0.25
+# The device's state is read this often, between turns.
+_STATE_EVERY_NS = 1000000000
+
+
+def conduct(work: Round, scratch: str) -> RoundResult:
+    """Measure all jobs of `work`; `scratch` is what names of files begin with."""
+    conductor = _Conductor(work, scratch)
+    try:
+        conductor.run()
+    finally:
+        conductor.close()
+    return conductor.result()
+
+
+class _Part:
+    """A job under way: its process, and what it gave so far."""
+
+    def __init__(self, index: int, process: WorkerProcess, measurement: Measurement) -> None:
+        self.index = index
+        self.process = process
+        self.measurement = measurement
+        self.timed_ns = 0
+
+
+class _Conductor:
+    def __init__(self, work: Round, scratch: str) -> None:
+        self._work = work
+        self._scratch = scratch
+        self._random = random.Random(work.seed)
+        self._processes: List[WorkerProcess] = []
+        self._found: Dict[int, Measurement] = {}
+        self._notes: List[str] = []
+        self._lap = 0
+        self._started_ns = time.perf_counter_ns()
+        waited = wait_until_calm(cooldown_c=work.cooldown_c, busy_cpus=work.quiet_cpus, limit_s=work.max_wait_s)
+        if waited.reason is not None:
+            self._notes.append("waited %.1f s; %s" % (waited.seconds, waited.reason))
+        self._states: List[State] = [read_state()]
+
+    def run(self) -> None:
+        waiting = list(range(len(self._work.jobs)))
+        self._random.shuffle(waiting)
+        while waiting:
+            parts = self._load_together(waiting)
+            if waiting and parts:
+                self._notes.append("memory did not hold all artifacts at once: %d were measured together" % len(parts))
+            self._take_turns(parts)
+            for part in parts:
+                self._finish(part)
+        self._states.append(read_state())
+
+    def result(self) -> RoundResult:
+        measurements = tuple(self._found[index] for index in range(len(self._work.jobs)))
+        return RoundResult(WIRE_VERSION, measurements, tuple(self._states), tuple(dict.fromkeys(self._notes)))
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+
+    def _load_together(self, waiting: List[int]) -> List[_Part]:
+        """Take jobs off `waiting` and load them, until all are or one more might not fit."""
+        parts: List[_Part] = []
+        first = before = read_state().available_bytes
+        largest = 0
+        while waiting:
+            index = waiting.pop(0)
+            part = self._load(index)
+            if part is None:
+                continue
+            parts.append(part)
+            now = read_state().available_bytes
+            if first is not None and before is not None and now is not None:
+                largest = max(largest, before - now)
+                before = now
+                if now - largest < _SPARE_SHARE * first:
+                    break
+        return parts
+
+    def _load(self, index: int) -> Optional[_Part]:
+        work = self._work
+        process = WorkerProcess(work.jobs[index], "%s.%d" % (self._scratch, index))
+        self._processes.append(process)
+        loaded = process.ask(None, work.timeout_s)
+        if loaded is None:
+            self._give_up(index, process, None)
+            return None
+        measurement = decode(Measurement, {"version": WIRE_VERSION, **loaded}, "the worker's answer")
+        warm = process.ask(
+            {"do": "warm_up", "least": work.warmup, "limit_s": work.max_warmup_s}, work.max_warmup_s + work.timeout_s
+        )
+        if warm is None:
+            self._give_up(index, process, measurement)
+            return None
+        measurement = replace(measurement, warm_up=decode(WarmUp, warm["warm_up"], "the worker's answer"))
+        process.pause()
+        return _Part(index, process, measurement)
+
+    def _take_turns(self, parts: Sequence[_Part]) -> None:
+        live = list(parts)
+        for _ in range(self._work.laps):
+            self._random.shuffle(live)
+            live = [part for part in live if self._turn(part, alone=len(parts) == 1)]
+            self._lap += 1
+            if time.perf_counter_ns() - self._states[-1].at_ns > _STATE_EVERY_NS:
+                self._states.append(read_state())
+
+    def _turn(self, part: _Part, *, alone: bool) -> bool:
+        """Whether it has another one after this."""
+        work, process = self._work, part.process
+        started_ns = time.perf_counter_ns() - self._started_ns
+        process.resume()
+        answer = process.ask({"do": "turn", "runs": work.turn, "limit_s": work.turn_s}, work.timeout_s)
+        if answer is None:
+            self._give_up(part.index, process, part.measurement)
+            return False
+        if not alone:
+            process.pause()
+        turn = decode(Turn, {"lap": self._lap, "started_ns": started_ns, **answer}, "the worker's answer")
+        part.measurement = replace(part.measurement, turns=(*part.measurement.turns, turn))
+        part.timed_ns += sum(turn.samples_ns)
+        return part.timed_ns < work.max_time_s * 1e9
+
+    def _finish(self, part: _Part) -> None:
+        if part.index in self._found:
+            return
+        part.process.resume()
+        last = part.process.ask({"do": "end"}, self._work.timeout_s)
+        if last is None:
+            self._give_up(part.index, part.process, part.measurement)
+            return
+        memory: Any = last["memory"]
+        self._found[part.index] = replace(
+            part.measurement, memory=None if memory is None else decode(Memory, memory, "the worker's answer")
+        )
+
+    def _give_up(self, index: int, process: WorkerProcess, measurement: Optional[Measurement]) -> None:
+        """Keep what a process gave before it failed."""
+        failure = process.failure
+        assert failure is not None
+        if measurement is not None:
+            failure = replace(measurement, status=failure.status, reason=failure.reason)
+        self._found[index] = failure

@@ -1,0 +1,105 @@
+"""One process of a round: holds one loaded artifact and runs it when it is told to, line by line over two pipes.
+
+It answers over a pipe and never on stdout, because runtimes print what they like. A failure is an answer as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import Any, Dict
+
+from .codec import encode
+from .feeds import read_feeds
+from .loop import Loop
+from .probes import contention, memory
+from .runtimes import Unsupported
+from .wire import Job
+
+_PR_SET_PDEATHSIG = 1
+
+
+def serve(job: Job, commands_fd: int, answers_fd: int, born_ns: int) -> int:
+    """Load `job`'s artifact, say how that went, and then do as the commands say until the last of them.
+
+    `born_ns` is the monotonic time at which this process was started.
+    """
+    _die_with_parent()
+    with os.fdopen(commands_fd, "r", encoding="ascii") as commands, os.fdopen(answers_fd, "w") as answers:
+
+        def answer(**values: Any) -> None:
+            answers.write(json.dumps(values) + "\n")
+            answers.flush()
+
+        try:
+            _serve(job, commands, answer, born_ns)
+        except Unsupported as error:
+            answer(status="unsupported", reason=str(error))
+        except Exception as error:  # Whatever a runtime raises is this cell's result, and must reach the host.
+            answer(status="failed", reason="%s: %s" % (type(error).__name__, str(error).strip()))
+    return 0
+
+
+def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
+    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
+    version = runtime.load_library()
+    # Copies made before the baseline, so that they are not taken for memory of the model.
+    prepared = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]
+    probe = memory.start()
+    started = time.perf_counter_ns()
+    session = runtime.open_session(job.artifact, job.threads)
+    load_ns = time.perf_counter_ns() - started
+    probe.mark_loaded()
+    try:
+        loop = Loop(session.run, prepared)
+        first_ns = loop.first()
+        answer(
+            status="ok",
+            runtime_version=version,
+            provider=session.provider,
+            load_ns=load_ns,
+            first_ns=first_ns,
+            cold_ns=time.perf_counter_ns() - born_ns,
+        )
+        # A pause of the collector is the harness's and not the runtime's.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for line in commands:
+            command: Dict[str, Any] = json.loads(line)
+            if command["do"] == "end":
+                break
+            if command["do"] == "warm_up":
+                answer(warm_up=encode(loop.warm_up(command["least"], command["limit_s"])))
+            else:
+                loop.lead_in(command["limit_s"])
+                before = contention.read()
+                samples_ns = loop.turn(command["runs"], command["limit_s"])
+                meanwhile = contention.read().since(before)
+                answer(
+                    samples_ns=samples_ns,
+                    wall_ns=meanwhile.at_ns,
+                    cpu_ns=meanwhile.cpu_ns,
+                    waited_ns=meanwhile.waited_ns,
+                    busy_ns=meanwhile.busy_ns,
+                    steal_ns=meanwhile.steal_ns,
+                )
+        answer(memory=encode(probe.stop()))
+    finally:
+        session.close()
+
+
+def _die_with_parent() -> None:
+    """A stopped process whose conductor was killed would stay for ever; Linux can end it."""
+    if not sys.platform.startswith("linux"):
+        return
+    # A small libc may have no prctl: the conductor's own clean-up is all there is then.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
