@@ -34,7 +34,8 @@ class AccuracyDrop:
 
 @dataclass(frozen=True)
 class Figures:
-    """One cell's figures. Cold start, load, first inference and memory are medians over the cell's processes."""
+    """One cell's figures. Cold start, load, first inference and memory are medians over the cell's processes;
+    `instructions` is the median of the counted inferences."""
 
     latency: stats.Latency | None
     cold_ms: float | None
@@ -43,6 +44,7 @@ class Figures:
     memory: Memory | None
     relative: stats.Ratio | None
     drop: AccuracyDrop | None
+    instructions: float | None
     conditions: Conditions
     verdict: Verdict
 
@@ -78,6 +80,7 @@ def figures(run: Run, cell: Cell) -> Figures:
         memory=_median_memory([item.memory for item in measured]),
         relative=None if baseline is None else latency_ratio(baseline, cell),
         drop=None if baseline is None else accuracy_drop(baseline, cell),
+        instructions=None if cell.instructions is None else statistics.median(cell.instructions.counts),
         conditions=met,
         verdict=judge(cell, met),
     )

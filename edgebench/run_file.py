@@ -57,6 +57,8 @@ def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     document["load_ms"] = found.load_ms
     document["first_ms"] = found.first_ms
     document["memory"] = encode(found.memory)
+    if cell.instructions is not None:
+        document["instructions"]["median"] = found.instructions
     document["samples_ns"] = [list(item.samples_ns) for item in cell.measurements]
     document["relative"] = None if found.relative is None else {"baseline": run.baseline, **encode(found.relative)}
     document["verdict"], document["evidence"] = found.verdict.word, list(found.verdict.evidence)
@@ -87,6 +89,8 @@ def _raw(cell: Any) -> Any:
     if not isinstance(cell, dict):
         return cell
     kept = {key: value for key, value in cell.items() if key not in _DERIVED}
+    if isinstance(kept.get("instructions"), dict):
+        kept["instructions"] = {key: value for key, value in kept["instructions"].items() if key != "median"}
     if isinstance(kept.get("accuracy"), dict):
         kept["accuracy"] = {key: value for key, value in kept["accuracy"].items() if key not in _DERIVED_ACCURACY}
     return kept

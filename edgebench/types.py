@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgebench.agent.state import State
-from edgebench.agent.wire import Measurement, TensorSpec
+from edgebench.agent.wire import InstructionCount, Measurement, TensorSpec
 
 __all__ = [
     "NOT_MEASURED",
@@ -249,6 +249,7 @@ class Cell:
     size: Size | None = None
     accuracy: Accuracy | None = None
     measurements: tuple[Measurement, ...] = ()
+    instructions: InstructionCount | None = None
 
 
 # The reason of a cell that an interruption left without a measurement.
@@ -265,6 +266,7 @@ class BenchSettings:
 
     Before each round the device has `max_wait_s` to come to rest and, if given, to cool to `cooldown_c` degrees
     Celsius. A process that says nothing for `timeout_s` is killed. `percentiles` are those that tables show.
+    `count` also counts the instructions of one inference, with one thread.
     """
 
     processes: int = 5
@@ -276,6 +278,7 @@ class BenchSettings:
     max_wait_s: float = 5.0
     timeout_s: float = 300.0
     percentiles: tuple[float, ...] = (50.0, 95.0)
+    count: Literal["instructions"] | None = None
 
 
 @dataclass(frozen=True)

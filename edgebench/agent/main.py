@@ -1,7 +1,8 @@
-"""The agent's commands: a round of measurements, the predictions of one job, and a round's worker.
+"""The agent's commands: a round of measurements, the predictions of one job, and the instructions that one executes.
 
-`round ROUND.json RESULT.json` and `predict JOB.json RESULT.json` leave their result as a file and never on stdout,
-because runtimes print what they like. A failure is a result as well: they end with 0 whenever they could write one.
+`round ROUND.json RESULT.json`, `predict JOB.json RESULT.json` and `count JOB.json RESULT.json` leave their result as a
+file and never on stdout, because runtimes print what they like. A failure is a result as well: they end with 0 whenever
+they could write one. `worker` and `counted` are the processes that they start.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import importlib
 import json
 import os
 import sys
-from typing import Any, Sequence, Type, TypeVar
+from typing import Any, Callable, Sequence, Type, TypeVar
 
 from .codec import decode, encode
 from .conductor import conduct
+from .counting import NO_COUNTER, count_in_process, counted
 from .environment import switch_telemetry_off
 from .feeds import OutputWriter, read_feeds
+from .instructions import NoCounters
 from .runtimes import Unsupported
 from .wire import WIRE_VERSION, Job, Measurement, Round
 from .worker import serve
@@ -34,17 +37,28 @@ def main(argv: Sequence[str]) -> int:
     if command == "round":
         _write(result_path, conduct(_read(Round, path), result_path))
     elif command == "predict":
-        _write(result_path, predict(_read(Job, path)))
+        _write(result_path, _attempt(_predict, _read(Job, path)))
+    elif command == "count":
+        try:
+            count_in_process(path, result_path)
+        except NoCounters as error:
+            _write(result_path, Measurement(WIRE_VERSION, "unsupported", str(error)))
+    elif command == "counted":
+        try:
+            _write(result_path, _attempt(counted, _read(Job, path)))
+        except NoCounters:
+            return NO_COUNTER
     else:
         sys.stderr.write("unknown command: %s\n" % command)
         return 2
     return 0
 
 
-def predict(job: Job) -> Measurement:
-    """Run `job`'s artifact once on every feed; its outputs are files then."""
+def _attempt(work: Callable[[Job], Measurement], job: Job) -> Measurement:
     try:
-        return _predict(job)
+        return work(job)
+    except NoCounters:
+        raise
     except Unsupported as error:
         return Measurement(WIRE_VERSION, "unsupported", str(error))
     except Exception as error:  # Whatever a runtime raises is this cell's result, and must reach the host.
@@ -52,6 +66,7 @@ def predict(job: Job) -> Measurement:
 
 
 def _predict(job: Job) -> Measurement:
+    """Run the artifact once on every feed; its outputs are files then."""
     runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
     library_version = runtime.load_library()
     if job.outputs_directory is None:

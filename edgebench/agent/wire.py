@@ -35,7 +35,8 @@ class Job:
     """One process's work on one artifact.
 
     kind "measure": it is a part of a Round, which says how long. kind "predict": run it once on every tensor of the
-    feeds and write its outputs, one raw file per output, to `outputs_directory`.
+    feeds and write its outputs, one raw file per output, to `outputs_directory`. kind "count": count the instructions
+    of a warm inference.
     """
 
     version: int
@@ -121,6 +122,15 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
+class InstructionCount:
+    """Instructions that single warm inferences executed in user space, with one thread; counts of different `method`
+    are not to be compared."""
+
+    counts: Tuple[int, ...]
+    method: str
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One process's raw truth. Times are integer nanoseconds of a monotonic clock.
 
@@ -142,6 +152,7 @@ class Measurement:
     memory: Optional[Memory] = None
     outputs: Tuple[OutputFile, ...] = ()
     round: Optional[int] = None
+    instructions: Optional[InstructionCount] = None
 
     @property
     def samples_ns(self) -> Tuple[int, ...]:

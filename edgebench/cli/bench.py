@@ -66,6 +66,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="bounds the measuring, in seconds per cell (default: 30)",
     )  # fmt: skip
     parser.add_argument(
+        "--count", choices=("instructions",),
+        help="also count the instructions of one inference: a figure without noise (default: no)",
+    )  # fmt: skip
+    parser.add_argument(
         "--percentiles", metavar="LIST", type=percentiles, default=BenchSettings.percentiles,
         help="those in the table (default: 50,95)",
     )  # fmt: skip
@@ -121,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
                 max_wait_s=args.max_wait,
                 timeout_s=args.timeout,
                 percentiles=args.percentiles,
+                count=args.count,
             ),
             include_failed=args.include_failed,
             resume=args.resume,

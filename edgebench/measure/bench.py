@@ -91,6 +91,8 @@ def bench(
             if evaluation is not None:
                 session.score(evaluation, watch)
             session.measure(watch)
+            if session.run.settings.count is not None:
+                session.count(watch)
         except KeyboardInterrupt:
             store.save(session.run)
             watch.warn(f"run {run.id} is not complete: the same command with --resume {run.id} goes on")

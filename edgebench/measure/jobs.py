@@ -48,9 +48,9 @@ class JobRunner:
             return RoundResult(WIRE_VERSION, (_failed(result),) * len(work.jobs))
         return decode(RoundResult, result, "the agent's result")
 
-    def predict(self, job: Job, *, timeout_s: float) -> Measurement:
-        """The outputs of a predict job by a fresh process; one that dies or hangs is a failed measurement."""
-        result = self._run("predict", job, timeout_s)
+    def job(self, job: Job, *, timeout_s: float) -> Measurement:
+        """The outputs or the count of a job by a fresh process; one that dies or hangs is a failed measurement."""
+        result = self._run(job.kind, job, timeout_s)
         return _failed(result) if isinstance(result, str) else decode(Measurement, result, "the agent's result")
 
     def _run(self, command: str, message: Job | Round, limit_s: float) -> dict[str, Any] | str:

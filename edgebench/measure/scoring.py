@@ -158,7 +158,7 @@ def _predict(
     runner: JobRunner, subject: Subject, runtime: str, threads: int, feeds: tuple[FeedFile, ...]
 ) -> NDArray[Any] | Measurement:
     directory = runner.scratch_directory("outputs")
-    result = runner.predict(
+    result = runner.job(
         Job(
             version=WIRE_VERSION,
             kind="predict",

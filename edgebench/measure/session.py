@@ -25,6 +25,8 @@ __all__ = ["Session", "Task"]
 
 # Timed runs in a turn: blocks of five gave closer ratios than turns of one run, and drift is still cut small.
 _TURN = 5
+# qemu takes a hundred times as long as the machine itself.
+_COUNT_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,26 @@ class Session:
                 else:
                     changes[index] = replace(cell, accuracy=result)
         self._put(changes)
+
+    def count(self, progress: Progress) -> None:
+        """Instructions of every measured cell, once per artifact and runtime."""
+        wanted: dict[tuple[str, str], list[int]] = {}
+        for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
+            if cell.status == "ok" and cell.instructions is None:
+                wanted.setdefault((task.subject.ref.name, task.runtime), []).append(index)
+        progress.start("count", total=len(wanted))
+        refused: dict[str, None] = {}
+        for indices in wanted.values():
+            # A pool that waits for work executes as many instructions as there is time for.
+            job = replace(self._job(self._tasks[indices[0]]), kind="count", threads=1)
+            found = self._runner.job(job, timeout_s=_COUNT_TIMEOUT_S)
+            if found.instructions is None:
+                refused[str(found.reason)] = None
+            self._put({index: replace(self.run.cells[index], instructions=found.instructions) for index in indices})
+            progress.advance()
+        for reason in refused:
+            progress.warn(f"instructions were not counted: {reason}")
+        progress.done(f"{sum(cell.instructions is not None for cell in self.run.cells)} cells")
 
     def _open(self, index: int) -> bool:
         cell = self.run.cells[index]

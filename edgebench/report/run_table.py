@@ -29,7 +29,8 @@ def render(run: Run) -> RenderableType:
     tail = [percent for percent in run.settings.percentiles if percent != 50.0]
     labels = ["artifact", *["device"] * with_device, *["threads"] * with_threads]
     speeds = _table(labels, ["p50 ms", "× baseline", *(f"p{percent:g} ms" for percent in tail), "verdict"])
-    costs = _table(labels, ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)"])
+    counted = any(cell.instructions is not None for cell in run.cells)
+    costs = _table(labels, ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)", *["M instructions"] * counted])
     accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees"])
     doubts: list[Text] = []
     for cell in run.cells:
@@ -37,11 +38,13 @@ def render(run: Run) -> RenderableType:
         where = [cell.device] * with_device + [str(cell.threads)] * with_threads
         label: list[RenderableType] = [_name(cell), *where]
         speeds.add_row(*label, *_speed(run, cell, found, tail))
-        costs.add_row(*label, *_costs(cell, found))
+        costs.add_row(*label, *_costs(cell, found), *[_millions(found.instructions)] * counted)
         accuracies.add_row(*label, *_accuracy(run, cell, found))
         if found.verdict.word in _VERDICT_STYLES:
             named = (
-                cell.artifact.name + f" with {cell.threads} threads" * with_threads + f" on {cell.device}" * with_device
+                cell.artifact.name
+                + f" with {cell.threads} thread{'s' * (cell.threads > 1)}" * with_threads
+                + f" on {cell.device}" * with_device
             )
             doubts.append(_doubt(named, found.verdict))
     tables = [speeds, costs]
@@ -117,6 +120,10 @@ def _doubt(named: str, verdict: Verdict) -> Text:
     return text
 
 
+def _millions(count: float | None) -> str:
+    return MISSING if count is None else f"{count / 1e6:.3f}"
+
+
 def _costs(cell: Cell, found: Figures) -> tuple[str, ...]:
     memory, size = found.memory, cell.size
     return (
@@ -158,6 +165,10 @@ def _legend(run: Run) -> Text:
         methods = sorted({item.memory.method for cell in measured for item in cell.measurements if item.memory})
         lines.append("cold: process start to first result; cold, load, first, memory: medians over processes")
         lines.extend(f"peak +MB: above the process with its runtime loaded, by {method}" for method in methods)
+    methods = sorted({cell.instructions.method for cell in run.cells if cell.instructions is not None})
+    lines.extend(
+        f"instructions: of one warm inference with 1 thread, a count and no time, by {name}" for name in methods
+    )
     lines.extend(_notes(run))
     lines.extend(_precision(run))
     accuracies = [cell.accuracy for cell in run.cells if cell.accuracy is not None]

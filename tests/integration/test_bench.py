@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,6 @@ def test_what_failed_its_parity_is_not_measured_silently(bundle: Path) -> None:
 
 
 def _mark_failed(path: Path, name: str) -> None:
-    from dataclasses import replace
-
     bundle = load_bundle(path)
     artifacts = tuple(
         replace(artifact, status="failed", reason="step onnx-sim broke parity") if artifact.name == name else artifact
@@ -127,8 +126,6 @@ def test_a_file_that_changed_since_its_export_is_not_measured(bundle: Path) -> N
 
 def test_a_runtime_that_crashes_fails_its_cell_and_no_other(bundle: Path) -> None:
     # A truncated model whose sha256 the bundle agrees with: the runtime itself must refuse it.
-    from dataclasses import replace
-
     from edgebench.files import file_sha256
 
     broken = bundle / "tiny.sim.onnx"
@@ -288,3 +285,28 @@ def test_nothing_is_written_to_the_home_directory(bundle: Path, tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
+
+
+@pytest.mark.skipif(
+    not shutil.which("qemu-x86_64") or not shutil.which("gcc"), reason="needs qemu-x86_64 (Debian: qemu-user) and gcc"
+)
+def test_counted_instructions_are_the_same_in_two_runs(bundle: Path) -> None:
+    settings = replace(QUICK, count="instructions")
+    runs = [edgebench.bench(bundle, runtimes=["onnxruntime"], settings=settings) for _ in range(2)]
+    for first, second in zip(*(run.cells for run in runs), strict=True):
+        one, other = figures(runs[0], first).instructions, figures(runs[1], second).instructions
+        assert one is not None
+        assert other == pytest.approx(one, rel=1e-3)
+    assert edgebench.load_run(runs[0].id) == runs[0]
+
+
+def test_where_nothing_counts_instructions_the_latency_stays_and_a_remedy_is_given(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    quick = ("--processes", "1", "--iterations", "5", "--max-wait", "0", "--runtime", "onnxruntime")
+    assert main(["bench", str(bundle), *quick, "--count", "instructions"]) == 0
+    said = capsys.readouterr()
+    counted = [cell.instructions for cell in edgebench.load_run("latest").cells]
+    if None in counted:  # A machine with counters of its own needs nothing of the path.
+        assert "apt-get install qemu-user" in said.err
