@@ -3,6 +3,7 @@
     result = edgebench.export("resnet18.pt", calib="imagefolder:photos/")
     run = edgebench.bench(result, data="imagefolder:val/")
     run == edgebench.load_run(run.id)
+    comparison = edgebench.compare("old.eb", "new.eb", fail_if=["p50>5%"])
 
 The functions are imported when they are first used: `import edgebench` loads no library.
 """
@@ -15,16 +16,18 @@ from edgebench._version import __version__
 
 if TYPE_CHECKING:
     from edgebench.measure.bench import bench
+    from edgebench.measure.compare import compare
     from edgebench.pipeline import Exported, export
     from edgebench.run_file import load_run
     from edgebench.types import BenchSettings
 
-__all__ = ["BenchSettings", "Exported", "__version__", "bench", "export", "load_run"]
+__all__ = ["BenchSettings", "Exported", "__version__", "bench", "compare", "export", "load_run"]
 
 _HOME = {
     "BenchSettings": "edgebench.types",
     "Exported": "edgebench.pipeline",
     "bench": "edgebench.measure.bench",
+    "compare": "edgebench.measure.compare",
     "export": "edgebench.pipeline",
     "load_run": "edgebench.run_file",
 }

@@ -22,11 +22,13 @@ __all__ = [
     "Percentile",
     "Ratio",
     "log_interval",
+    "paired_ratio",
     "percentile",
     "ratio",
     "required_samples",
     "summarise",
     "t_quantile",
+    "unpaired_ratio",
 ]
 
 # Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom (NIST handbook of statistics, 1.3.6.7.2).
@@ -122,6 +124,34 @@ def ratio(rounds: Sequence[tuple[Laps, Laps]]) -> Ratio | None:
     return Ratio(centre, interval, len(values))
 
 
+def paired_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
+    """After over before from (before, after) of each round, for figures that a process has one of."""
+    if not pairs:
+        return None
+    centre, interval = log_interval([after / before for before, after in pairs])
+    return Ratio(centre, interval, len(pairs))
+
+
+def unpaired_ratio(before: Sequence[float], after: Sequence[float]) -> Ratio | None:
+    """After over before from processes that were not measured in alternation; the interval is Welch's (1947)."""
+    logs = [[math.log(value) for value in values] for values in (before, after)]
+    if not all(logs):
+        return None
+    difference = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
+    least = min(map(len, logs))
+    if least < _LEAST_FOR_INTERVAL:
+        return Ratio(math.exp(difference), None, least)
+    errors = [_inflation(values) ** 2 * statistics.variance(values) / len(values) for values in logs]
+    error = sum(errors)
+    freedom = least - 1
+    if error > 0:
+        # Welch and Satterthwaite's; rounded down, which is the wider interval.
+        parts = [part**2 / (len(values) - 1) for part, values in zip(errors, logs, strict=True)]
+        freedom = max(freedom, int(error**2 / sum(parts)))
+    half = t_quantile(freedom) * math.sqrt(error)
+    return Ratio(math.exp(difference), (math.exp(difference - half), math.exp(difference + half)), least)
+
+
 def _round_ratio(baseline: Laps, candidate: Laps) -> float | None:
     common = [lap for lap in baseline if lap in candidate]
     if len(common) >= _LEAST_COMMON_LAPS:
@@ -185,10 +215,14 @@ def log_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
     centre = statistics.fmean(logs)
     if len(logs) < _LEAST_FOR_INTERVAL:
         return math.exp(centre), None
-    correlation = _autocorrelation(logs)
-    inflation = math.sqrt((1 + correlation) / (1 - correlation))
-    half = inflation * t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = _inflation(logs) * t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(centre), (math.exp(centre - half), math.exp(centre + half))
+
+
+def _inflation(values: Sequence[float]) -> float:
+    """How much wider an interval of the mean is because values resemble their neighbours in time."""
+    correlation = _autocorrelation(values)
+    return math.sqrt((1 + correlation) / (1 - correlation))
 
 
 def _autocorrelation(values: Sequence[float]) -> float:

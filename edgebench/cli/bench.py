@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from edgebench.cli.json_file import JsonFile
 from edgebench.cli.options import (
     comma_separated,
     non_negative_int,
@@ -17,6 +16,7 @@ from edgebench.cli.options import (
     seconds,
     tolerance,
 )
+from edgebench.cli.output_file import OutputFile
 from edgebench.types import BenchSettings
 
 __all__ = ["add_parser", "run"]
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from edgebench.report.run_table import render
     from edgebench.run_file import run_document
 
-    json_file = JsonFile(args.json)
+    json_file = OutputFile("--json", args.json)
     with open_progress() as progress:
         result = bench(
             *args.paths,
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             command=("edgebench", *sys.argv[1:]),
             progress=progress,
         )
-    json_file.write(run_document(result))
+    json_file.write_json(run_document(result))
     if not json_file.is_stdout:
         data_console().print(render(result))
     statuses = {cell.status for cell in result.cells}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edgebench.cli.json_file import JsonFile
+from edgebench.cli.output_file import OutputFile
 
 if TYPE_CHECKING:
     from edgebench.errors import EdgebenchError
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Print what the file is. A file that may not be loaded, or cannot for want of an extra, is still described."""
     from edgebench.source.sniff import identify
 
-    json_file = JsonFile(args.json)
+    json_file = OutputFile("--json", args.json)
     facts = _facts(identify(args.file), args.arch, args.trust)
     if args.json:
-        json_file.write(facts)
+        json_file.write_json(facts)
     else:
         _show(facts)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from edgebench.progress import Progress, Silent
 from edgebench.store import SCHEMA, RunStore
 from edgebench.types import NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
 
-__all__ = ["bench"]
+__all__ = ["bench", "measure_subjects"]
 
 _FED_INPUTS = 8
 
@@ -65,12 +65,49 @@ def bench(
     Raises:
         UsageError: nothing to measure, or data that does not fit; before anything was measured.
     """
-    watch = progress or Silent()
-    chosen = settings or BenchSettings()
-    if min(chosen.processes, chosen.iterations, *(threads or (1,))) < 1:
-        raise UsageError("processes, iterations and threads are 1 or more")
     places = [item.path if isinstance(item, Exported) else Path(item) for item in paths]
-    subjects = [_prepared_as(item, preprocess) for item in find_subjects(places, include_failed=include_failed)]
+    return measure_subjects(
+        find_subjects(places, include_failed=include_failed),
+        places,
+        devices=devices,
+        runtimes=runtimes,
+        threads=threads,
+        data=data,
+        samples=samples,
+        preprocess=preprocess,
+        baseline=baseline,
+        settings=settings or BenchSettings(),
+        resume=resume,
+        command=command,
+        watch=progress or Silent(),
+    )
+
+
+def measure_subjects(
+    subjects: Sequence[Subject],
+    places: Sequence[Path],
+    *,
+    devices: Sequence[str],
+    runtimes: Sequence[str] | None,
+    threads: Sequence[int] | None,
+    data: str | None,
+    samples: int | None,
+    preprocess: str | None,
+    settings: BenchSettings,
+    command: Sequence[str],
+    watch: Progress,
+    baseline: str | None = None,
+    resume: str | None = None,
+    is_known: Callable[[Run, Cell], bool] | None = None,
+) -> Run:
+    """Check, plan and measure `subjects`, which came from `places`; the arguments are those of `bench`.
+
+    Args:
+        is_known: whether a cell that has its processes needs no more of them; default as `settings.precision` says.
+    """
+    if min(settings.processes, settings.iterations, *(threads or (1,))) < 1:
+        raise UsageError("processes, iterations and threads are 1 or more")
+    subjects = [_prepared_as(item, preprocess) for item in subjects]
     evaluation = None if data is None else EvaluationData.open(data, samples, subjects)
     if evaluation is not None:
         subjects = [_fed(subject, evaluation) for subject in subjects]
@@ -81,11 +118,11 @@ def bench(
     tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads)
     store = RunStore()
     if resume is None:
-        run = _new_run(tasks, chosen, command, baseline, evaluation)
+        run = _new_run(tasks, settings, command, baseline, evaluation)
     else:
         run = _earlier_run(store.load(resume), tasks, evaluation)
     with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as scratch:
-        session = Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run)
+        session = Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run, is_known=is_known)
         try:
             # Accuracy first: it reads every image, so that a broken one costs no measurement.
             if evaluation is not None:
@@ -220,7 +257,14 @@ def _earlier_run(run: Run, tasks: Sequence[Task], evaluation: EvaluationData | N
     here = _fingerprint()
     if any(device.fingerprint != here for device in run.devices):
         raise UsageError(f"run {run.id} was measured on another machine, or before it was changed", hint=hint)
-    return run
+    return replace(run, cells=tuple(_reopened(cell, task) for cell, task in zip(run.cells, tasks, strict=True)))
+
+
+def _reopened(cell: Cell, task: Task) -> Cell:
+    """A cell that failed is tried again: what killed its process may be over."""
+    if task.subject.reason is not None or cell.status not in ("failed", "unsupported"):
+        return cell
+    return replace(cell, status="skipped", reason=NOT_MEASURED)
 
 
 def _inputs_of(tasks: Sequence[Task]) -> str:

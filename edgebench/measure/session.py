@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round
@@ -40,10 +40,22 @@ class Task:
 
 
 class Session:
-    """Measures the cells of `run`, one for each of `tasks`; `run` is its present state."""
+    """Measures the cells of `run`, one for each of `tasks`; `run` is its present state.
 
-    def __init__(self, *, store: RunStore, runner: JobRunner, tasks: Sequence[Task], run: Run) -> None:
+    `is_known` says whether a cell that has its processes needs no more; by default the settings' precision does.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        runner: JobRunner,
+        tasks: Sequence[Task],
+        run: Run,
+        is_known: Callable[[Run, Cell], bool] | None = None,
+    ) -> None:
         self.run = run
+        self._is_known_otherwise = is_known
         self._store = store
         self._runner = runner
         self._tasks = tasks
@@ -85,6 +97,8 @@ class Session:
         settings = self.run.settings
         if _processes(cell) < settings.processes:
             return False
+        if self._is_known_otherwise is not None:
+            return self._is_known_otherwise(self.run, cell)
         return settings.precision is None or is_precise(self.run, cell, settings.precision)
 
     def _lacks_processes(self, indices: Sequence[int]) -> bool:
@@ -185,7 +199,8 @@ class Session:
 
 
 def _processes(cell: Cell) -> int:
-    return len(cell.measurements)
+    """Those that came to their end."""
+    return sum(item.status == "ok" for item in cell.measurements)
 
 
 def _with_measurement(cell: Cell, result: Measurement) -> Cell:
