@@ -17,6 +17,16 @@ from edgebench.verdict import Verdict, judge
 __all__ = ["AccuracyDrop", "Figures", "accuracy_drop", "baseline_cell", "figures", "is_precise", "latency_ratio"]
 
 
+@dataclass(frozen=True)
+class EnergyPerInference:
+    """Millijoules of the whole device above its idle power, mean over processes, with the 95 % interval (None for fewer
+    than three). `method` says what was read."""
+
+    millijoules: float
+    ci: stats.Interval | None
+    method: str
+
+
 # What every run's JSON has, whatever tables show.
 _TAIL = (90.0, 95.0, 99.0)
 
@@ -45,6 +55,7 @@ class Figures:
     relative: stats.Ratio | None
     drop: AccuracyDrop | None
     instructions: float | None
+    energy: EnergyPerInference | None
     conditions: Conditions
     verdict: Verdict
 
@@ -81,6 +92,7 @@ def figures(run: Run, cell: Cell) -> Figures:
         relative=None if baseline is None else latency_ratio(baseline, cell),
         drop=None if baseline is None else accuracy_drop(baseline, cell),
         instructions=None if cell.instructions is None else statistics.median(cell.instructions.counts),
+        energy=_energy(run, cell),
         conditions=met,
         verdict=judge(cell, met),
     )
@@ -110,6 +122,25 @@ def _is_narrow(interval: stats.Interval | None, percent: float) -> bool:
 
 def _laps(measurement: Measurement) -> dict[int, tuple[int, ...]]:
     return {turn.lap: turn.samples_ns for turn in measurement.turns}
+
+
+def _energy(run: Run, cell: Cell) -> EnergyPerInference | None:
+    entries = {entry.round: entry for entry in run.ledger if entry.device == cell.device}
+    values: list[float] = []
+    method = ""
+    for item in cell.measurements:
+        entry = entries.get(item.round) if item.round is not None else None
+        found = [turn.energy for turn in item.turns if turn.energy is not None]
+        if entry is None or entry.idle_microwatts is None or not found:
+            continue
+        # Microwatts times nanoseconds are 1e-15 J.
+        idle_uj = entry.idle_microwatts * sum(part.span_ns for part in found) / 1e9
+        values.append((sum(part.microjoules for part in found) - idle_uj) / sum(part.runs for part in found) / 1e3)
+        method = entry.energy_method or ""
+    if not values:
+        return None
+    centre, interval = stats.interval(values)
+    return EnergyPerInference(centre, interval, method)
 
 
 def _median_ms(values: Sequence[int | None]) -> float | None:

@@ -19,7 +19,8 @@ from edgebench.types import Cell, Run
 __all__ = ["load_run", "run_document"]
 
 _DERIVED = (
-    "latency", "cold_ms", "load_ms", "first_ms", "memory", "relative", "samples_ns", "verdict", "evidence", "state",
+    "latency", "cold_ms", "load_ms", "first_ms", "energy", "memory", "relative", "samples_ns",
+    "verdict", "evidence", "state",
 )  # fmt: skip
 _DERIVED_ACCURACY = ("drop_points", "drop_ci", "mcnemar_p", "agreement")
 
@@ -56,6 +57,7 @@ def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     document["cold_ms"] = found.cold_ms
     document["load_ms"] = found.load_ms
     document["first_ms"] = found.first_ms
+    document["energy"] = encode(found.energy)
     document["memory"] = encode(found.memory)
     if cell.instructions is not None:
         document["instructions"]["median"] = found.instructions

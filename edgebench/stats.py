@@ -21,6 +21,7 @@ __all__ = [
     "Latency",
     "Percentile",
     "Ratio",
+    "interval",
     "log_interval",
     "paired_ratio",
     "percentile",
@@ -96,10 +97,10 @@ def summarise(
     if not measured:
         return None
     pooled = sorted(sample for samples in measured for sample in samples)
-    centre, interval = log_interval([statistics.median(samples) for samples in measured])
+    centre, bounds = log_interval([statistics.median(samples) for samples in measured])
     return Latency(
         p50_ms=centre / 1e6,
-        p50_ci_ms=None if interval is None else (interval[0] / 1e6, interval[1] / 1e6),
+        p50_ci_ms=None if bounds is None else (bounds[0] / 1e6, bounds[1] / 1e6),
         tail={percent: percentile(measured, percent) for percent in percentiles},
         mean_ms=statistics.fmean(pooled) / 1e6,
         stdev_ms=statistics.stdev(pooled) / 1e6 if len(pooled) > 1 else None,
@@ -120,16 +121,14 @@ def ratio(rounds: Sequence[tuple[Laps, Laps]]) -> Ratio | None:
     values = [value for baseline, candidate in rounds if (value := _round_ratio(baseline, candidate)) is not None]
     if not values:
         return None
-    centre, interval = log_interval(values)
-    return Ratio(centre, interval, len(values))
+    return Ratio(*log_interval(values), len(values))
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
     """After over before from (before, after) of each round, for figures that a process has one of."""
     if not pairs:
         return None
-    centre, interval = log_interval([after / before for before, after in pairs])
-    return Ratio(centre, interval, len(pairs))
+    return Ratio(*log_interval([after / before for before, after in pairs]), len(pairs))
 
 
 def unpaired_ratio(before: Sequence[float], after: Sequence[float]) -> Ratio | None:
@@ -211,12 +210,17 @@ def t_quantile(degrees_of_freedom: int) -> float:
 def log_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
     """Geometric mean of positive values in the order of their measurement, and its 95 % interval where there are three
     or more: the interval of two spans powers of ten and says nothing."""
-    logs = [math.log(value) for value in values]
-    centre = statistics.fmean(logs)
-    if len(logs) < _LEAST_FOR_INTERVAL:
-        return math.exp(centre), None
-    half = _inflation(logs) * t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return math.exp(centre), (math.exp(centre - half), math.exp(centre + half))
+    centre, found = interval([math.log(value) for value in values])
+    return math.exp(centre), None if found is None else (math.exp(found[0]), math.exp(found[1]))
+
+
+def interval(values: Sequence[float]) -> tuple[float, Interval | None]:
+    """Mean of values in the order of their measurement, and its 95 % interval where there are three or more."""
+    centre = statistics.fmean(values)
+    if len(values) < _LEAST_FOR_INTERVAL:
+        return centre, None
+    half = _inflation(values) * t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return centre, (centre - half, centre + half)
 
 
 def _inflation(values: Sequence[float]) -> float:

@@ -283,12 +283,15 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What a device said of itself before (first), during and after (last) a round, and what did not go as asked."""
+    """What a device said of itself before (first), during and after (last) a round, and what did not go as asked.
+    `energy_method` and `idle_microwatts` are of `agent.wire.RoundResult`."""
 
     device: str
     round: int
     states: tuple[State, ...]
     notes: tuple[str, ...] = ()
+    energy_method: str | None = None
+    idle_microwatts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,17 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from .calm import wait_until_calm
 from .codec import decode
+from .probes import energy
 from .process import WorkerProcess
 from .state import State, read_state
-from .wire import WIRE_VERSION, Measurement, Memory, Round, RoundResult, Turn, WarmUp
+from .wire import WIRE_VERSION, Energy, Measurement, Memory, Round, RoundResult, Turn, WarmUp
 
 # Of the memory that is free at first, this share is left alone while processes are loaded beside each other.
 _SPARE_SHARE = 0.25
 # The device's state is read this often, between turns.
 _STATE_EVERY_NS = 1000000000
+# So long the device's idle power is looked at, where it tells.
+_IDLE_S = 1.0
 
 
 def conduct(work: Round, scratch: str) -> RoundResult:
@@ -32,6 +35,17 @@ def conduct(work: Round, scratch: str) -> RoundResult:
     finally:
         conductor.close()
     return conductor.result()
+
+
+def _power(meter: energy.EnergyMeter) -> Optional[int]:
+    """Microwatts of the device while nothing of ours runs."""
+    started = time.monotonic()
+    meter.start()
+    while time.monotonic() - started < _IDLE_S:
+        time.sleep(0.1)
+        meter.sample()
+    microjoules = meter.stop()
+    return None if microjoules is None else round(microjoules / (time.monotonic() - started))
 
 
 class _Part:
@@ -57,6 +71,8 @@ class _Conductor:
         waited = wait_until_calm(cooldown_c=work.cooldown_c, busy_cpus=work.quiet_cpus, limit_s=work.max_wait_s)
         if waited.reason is not None:
             self._notes.append("waited %.1f s; %s" % (waited.seconds, waited.reason))
+        self._meter = energy.open_meter()
+        self._idle_microwatts = None if self._meter is None else _power(self._meter)
         self._states: List[State] = [read_state()]
 
     def run(self) -> None:
@@ -73,7 +89,14 @@ class _Conductor:
 
     def result(self) -> RoundResult:
         measurements = tuple(self._found[index] for index in range(len(self._work.jobs)))
-        return RoundResult(WIRE_VERSION, measurements, tuple(self._states), tuple(dict.fromkeys(self._notes)))
+        return RoundResult(
+            WIRE_VERSION,
+            measurements,
+            tuple(self._states),
+            tuple(dict.fromkeys(self._notes)),
+            None if self._meter is None else self._meter.method,
+            self._idle_microwatts,
+        )
 
     def close(self) -> None:
         for process in self._processes:
@@ -130,14 +153,22 @@ class _Conductor:
         """Whether it has another one after this."""
         work, process = self._work, part.process
         started_ns = time.perf_counter_ns() - self._started_ns
+        meter = self._meter
+        if meter is not None:
+            meter.start()
         process.resume()
-        answer = process.ask({"do": "turn", "runs": work.turn, "limit_s": work.turn_s}, work.timeout_s)
+        command = {"do": "turn", "runs": work.turn, "limit_s": work.turn_s}
+        answer = process.ask(command, work.timeout_s, (lambda: None) if meter is None else meter.sample)
         if answer is None:
             self._give_up(part.index, process, part.measurement)
             return False
         if not alone:
             process.pause()
+        runs = answer.pop("lead_in") + len(answer["samples_ns"])
         turn = decode(Turn, {"lap": self._lap, "started_ns": started_ns, **answer}, "the worker's answer")
+        if meter is not None and (microjoules := meter.stop()) is not None:
+            span_ns = time.perf_counter_ns() - self._started_ns - started_ns
+            turn = replace(turn, energy=Energy(microjoules, span_ns, runs))
         part.measurement = replace(part.measurement, turns=(*part.measurement.turns, turn))
         part.timed_ns += sum(turn.samples_ns)
         return part.timed_ns < work.max_time_s * 1e9

@@ -50,9 +50,9 @@ class Loop:
             best = min(best, median)
         return WarmUp(runs, steady)
 
-    def lead_in(self, limit_s: float) -> None:
-        """The untimed runs that begin a turn."""
-        self.timed(1, limit_s, least_s=_LEAD_IN_S)
+    def lead_in(self, limit_s: float) -> int:
+        """The untimed runs that begin a turn; their number."""
+        return len(self.timed(1, limit_s, least_s=_LEAD_IN_S))
 
     def turn(self, runs: int, limit_s: float) -> Tuple[int, ...]:
         """Nanoseconds of `runs` runs, of more where they are short, of fewer (one at least) beyond `limit_s`."""

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from .codec import encode
 from .wire import WIRE_VERSION, Job, Measurement
 
 # Of what a process that died had printed.
 _LOG_TAIL_BYTES = 4000
+_POLL_S = 0.1
 
 
 class WorkerProcess:
@@ -56,14 +57,16 @@ class WorkerProcess:
         """Its process id."""
         return self._process.pid
 
-    def ask(self, command: Optional[Dict[str, Any]], timeout_s: float) -> Optional[Dict[str, Any]]:
+    def ask(
+        self, command: Optional[Dict[str, Any]], timeout_s: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> Optional[Dict[str, Any]]:
         """Send `command`, or nothing, and wait for the answer; None when there will be none, and then `failure` says
-        why."""
+        why. `meanwhile` is called ten times a second."""
         if command is not None:
             # One that died is found out when its answer is read.
             with suppress(BrokenPipeError):
                 os.write(self._commands_fd, (json.dumps(command) + "\n").encode("ascii"))
-        line = self._read_line(time.monotonic() + timeout_s)
+        line = self._read_line(time.monotonic() + timeout_s, meanwhile)
         if line is None:
             self.kill()
             self._fail("no answer after %.0f s; the process was stopped" % timeout_s)
@@ -77,12 +80,14 @@ class WorkerProcess:
             return None
         return answer
 
-    def _read_line(self, deadline: float) -> Optional[bytes]:
+    def _read_line(self, deadline: float, meanwhile: Callable[[], None]) -> Optional[bytes]:
         """One line, b"" at the end of the stream, None when the time is over."""
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._answers_fd], [], [], left)[0]:
-                return None
+            if not select.select([self._answers_fd], [], [], _POLL_S)[0]:
+                if time.monotonic() > deadline:
+                    return None
+                meanwhile()
+                continue
             chunk = os.read(self._answers_fd, 1 << 16)
             if not chunk:
                 return b""

@@ -95,6 +95,16 @@ class OutputFile:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What the whole device took from the start of a turn to its end, `span_ns`, in which there were `runs` inferences,
+    the untimed ones included."""
+
+    microjoules: int
+    span_ns: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class Turn:
     """One process's turn: its timed runs, and what else happened on the machine meanwhile.
 
@@ -111,6 +121,7 @@ class Turn:
     waited_ns: Optional[int] = None
     busy_ns: Optional[int] = None
     steal_ns: Optional[int] = None
+    energy: Optional[Energy] = None
 
 
 @dataclass(frozen=True)
@@ -163,9 +174,12 @@ class Measurement:
 @dataclass(frozen=True)
 class RoundResult:
     """One measurement per job, and the device's states: before (first), during, and after the round (last). `notes` say
-    what did not go as asked, such as a wait that reached its bound."""
+    what did not go as asked, such as a wait that reached its bound. `energy_method` says what energy was read from, and
+    `idle_microwatts` what the device took before anything was loaded; None where it tells nothing."""
 
     version: int
     measurements: Tuple[Measurement, ...]
     states: Tuple[State, ...] = ()
     notes: Tuple[str, ...] = ()
+    energy_method: Optional[str] = None
+    idle_microwatts: Optional[int] = None

@@ -79,11 +79,12 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
             if command["do"] == "warm_up":
                 answer(warm_up=encode(loop.warm_up(command["least"], command["limit_s"])))
             else:
-                loop.lead_in(command["limit_s"])
+                lead_in = loop.lead_in(command["limit_s"])
                 before = contention.read()
                 samples_ns = loop.turn(command["runs"], command["limit_s"])
                 meanwhile = contention.read().since(before)
                 answer(
+                    lead_in=lead_in,
                     samples_ns=samples_ns,
                     wall_ns=meanwhile.at_ns,
                     cpu_ns=meanwhile.cpu_ns,

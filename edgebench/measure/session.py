@@ -121,7 +121,14 @@ class Session:
                 cooldown_c=settings.cooldown_c,
             )
         )
-        entry = LedgerEntry(self._tasks[indices[0]].profile.name, number, result.states, result.notes)
+        entry = LedgerEntry(
+            self._tasks[indices[0]].profile.name,
+            number,
+            result.states,
+            result.notes,
+            result.energy_method,
+            result.idle_microwatts,
+        )
         self._put(
             {
                 index: _with_measurement(self.run.cells[index], replace(found, round=number))

@@ -30,7 +30,9 @@ def render(run: Run) -> RenderableType:
     labels = ["artifact", *["device"] * with_device, *["threads"] * with_threads]
     speeds = _table(labels, ["p50 ms", "× baseline", *(f"p{percent:g} ms" for percent in tail), "verdict"])
     counted = any(cell.instructions is not None for cell in run.cells)
-    costs = _table(labels, ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)", *["M instructions"] * counted])
+    metered = any(entry.idle_microwatts is not None for entry in run.ledger)
+    headings = ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)"]
+    costs = _table(labels, [*headings, *["mJ"] * metered, *["M instructions"] * counted])
     accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees"])
     doubts: list[Text] = []
     for cell in run.cells:
@@ -38,7 +40,9 @@ def render(run: Run) -> RenderableType:
         where = [cell.device] * with_device + [str(cell.threads)] * with_threads
         label: list[RenderableType] = [_name(cell), *where]
         speeds.add_row(*label, *_speed(run, cell, found, tail))
-        costs.add_row(*label, *_costs(cell, found), *[_millions(found.instructions)] * counted)
+        costs.add_row(
+            *label, *_costs(cell, found), *[_energy(found)] * metered, *[_millions(found.instructions)] * counted
+        )
         accuracies.add_row(*label, *_accuracy(run, cell, found))
         if found.verdict.word in _VERDICT_STYLES:
             named = (
@@ -120,6 +124,10 @@ def _doubt(named: str, verdict: Verdict) -> Text:
     return text
 
 
+def _energy(found: Figures) -> str:
+    return MISSING if found.energy is None else with_interval(found.energy.millijoules, found.energy.ci)
+
+
 def _millions(count: float | None) -> str:
     return MISSING if count is None else f"{count / 1e6:.3f}"
 
@@ -169,6 +177,8 @@ def _legend(run: Run) -> Text:
     lines.extend(
         f"instructions: of one warm inference with 1 thread, a count and no time, by {name}" for name in methods
     )
+    meters = sorted({entry.energy_method for entry in run.ledger if entry.energy_method is not None})
+    lines.extend(f"mJ: of one inference, the whole device above its idle power, by {name}" for name in meters)
     lines.extend(_notes(run))
     lines.extend(_precision(run))
     accuracies = [cell.accuracy for cell in run.cells if cell.accuracy is not None]

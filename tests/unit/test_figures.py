@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from edgebench.agent.wire import Energy, Turn
 from edgebench.figures import baseline_cell, figures
-from tests.unit.runs import cell, run
+from edgebench.types import LedgerEntry
+from tests.unit.runs import cell, measurement, run
 
 
 def test_a_cell_is_compared_with_the_baseline_of_its_own_threads() -> None:
@@ -64,3 +66,20 @@ def test_agreement_compares_answers_not_correctness() -> None:
     assert drop.drop_points == pytest.approx(0.0)
     assert drop.agreement == pytest.approx(0.5)
     assert drop.ci[0] < 0 < drop.ci[1]
+
+
+def test_energy_per_inference_is_what_the_device_took_above_its_idle_power() -> None:
+    # 12 J in 2 s at 1 W of idling, by 100 inferences: (12 - 2) / 100 = 100 mJ each.
+    turn = Turn(0, 0, (1,) * 90, energy=Energy(12_000_000, 2_000_000_000, 100))
+    measured = cell("onnx", measurements=tuple(measurement(number=number, turns=(turn,)) for number in range(3)))
+    ledger = tuple(LedgerEntry("local", number, (), (), "RAPL package-0", 1_000_000) for number in range(3))
+    found = figures(replace(run(measured), ledger=ledger), measured).energy
+    assert found is not None
+    assert found.millijoules == pytest.approx(100.0)
+    assert found.ci == pytest.approx((100.0, 100.0))
+    assert found.method == "RAPL package-0"
+
+
+def test_energy_that_was_not_metered_is_none() -> None:
+    only = cell("onnx", (1,))
+    assert figures(run(only), only).energy is None
