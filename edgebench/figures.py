@@ -11,6 +11,8 @@ from edgebench import stats
 from edgebench.agent.wire import Measurement, Memory
 from edgebench.conditions import Conditions, conditions
 from edgebench.evaluation.metrics import drop_interval, mcnemar_exact
+from edgebench.scenarios import streams_of
+from edgebench.sustained import Curve, curve_of
 from edgebench.types import Cell, Run
 from edgebench.verdict import Verdict, judge
 
@@ -25,6 +27,14 @@ class EnergyPerInference:
     millijoules: float
     ci: stats.Interval | None
     method: str
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Of a paced cell: how many frames came, and how many were lost or answered after the next one came."""
+
+    offered: int
+    missed: int
 
 
 # What every run's JSON has, whatever tables show.
@@ -56,6 +66,8 @@ class Figures:
     drop: AccuracyDrop | None
     instructions: float | None
     energy: EnergyPerInference | None
+    frames: Frames | None
+    sustained: Curve | None
     conditions: Conditions
     verdict: Verdict
 
@@ -82,7 +94,7 @@ def figures(run: Run, cell: Cell) -> Figures:
     return Figures(
         latency=stats.summarise(
             [item.samples_ns for item in measured],
-            cell.batch_size,
+            cell.batch_size * streams_of(cell.scenario),
             sorted({*_TAIL, *run.settings.percentiles} - {50.0}),
         ),
         cold_ms=_median_ms([item.cold_ns for item in measured]),
@@ -93,6 +105,8 @@ def figures(run: Run, cell: Cell) -> Figures:
         drop=None if baseline is None else accuracy_drop(baseline, cell),
         instructions=None if cell.instructions is None else statistics.median(cell.instructions.counts),
         energy=_energy(run, cell),
+        frames=_frames(cell),
+        sustained=curve_of(cell.sustained),
         conditions=met,
         verdict=judge(cell, met),
     )
@@ -122,6 +136,12 @@ def _is_narrow(interval: stats.Interval | None, percent: float) -> bool:
 
 def _laps(measurement: Measurement) -> dict[int, tuple[int, ...]]:
     return {turn.lap: turn.samples_ns for turn in measurement.turns}
+
+
+def _frames(cell: Cell) -> Frames | None:
+    turns = [turn for item in cell.measurements for turn in item.turns]
+    offered = sum(turn.offered or 0 for turn in turns)
+    return Frames(offered, sum(turn.missed or 0 for turn in turns)) if offered else None
 
 
 def _energy(run: Run, cell: Cell) -> EnergyPerInference | None:

@@ -19,7 +19,7 @@ from edgebench.types import Cell, Run
 __all__ = ["load_run", "run_document"]
 
 _DERIVED = (
-    "latency", "cold_ms", "load_ms", "first_ms", "energy", "memory", "relative", "samples_ns",
+    "latency", "cold_ms", "load_ms", "first_ms", "energy", "frames", "curve", "memory", "relative", "samples_ns",
     "verdict", "evidence", "state",
 )  # fmt: skip
 _DERIVED_ACCURACY = ("drop_points", "drop_ci", "mcnemar_p", "agreement")
@@ -58,6 +58,8 @@ def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     document["load_ms"] = found.load_ms
     document["first_ms"] = found.first_ms
     document["energy"] = encode(found.energy)
+    document["frames"] = encode(found.frames)
+    document["curve"] = encode(found.sustained)
     document["memory"] = encode(found.memory)
     if cell.instructions is not None:
         document["instructions"]["median"] = found.instructions

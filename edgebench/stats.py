@@ -65,8 +65,8 @@ class Percentile:
 @dataclass(frozen=True)
 class Latency:
     """Warm latency in milliseconds. `p50_ms` is the geometric mean of the processes' medians, `p50_ci_ms` its 95 %
-    interval (None for fewer than three processes). `throughput_per_s` counts inputs, not batches, over the whole timed
-    duration."""
+    interval (None for fewer than three processes). `throughput_per_s` counts inputs, not batches, over all timed runs,
+    with its 95 % interval."""
 
     p50_ms: float
     p50_ci_ms: Interval | None
@@ -78,6 +78,7 @@ class Latency:
     samples: int
     processes: int
     throughput_per_s: float
+    throughput_ci: Interval | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def summarise(
         return None
     pooled = sorted(sample for samples in measured for sample in samples)
     centre, bounds = log_interval([statistics.median(samples) for samples in measured])
+    rate, rates = log_interval([batch_size * len(samples) * 1e9 / sum(samples) for samples in measured])
     return Latency(
         p50_ms=centre / 1e6,
         p50_ci_ms=None if bounds is None else (bounds[0] / 1e6, bounds[1] / 1e6),
@@ -108,7 +110,8 @@ def summarise(
         max_ms=pooled[-1] / 1e6,
         samples=len(pooled),
         processes=len(measured),
-        throughput_per_s=batch_size * len(pooled) * 1e9 / sum(pooled),
+        throughput_per_s=rate,
+        throughput_ci=rates,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgebench.agent.state import State
-from edgebench.agent.wire import InstructionCount, Measurement, TensorSpec
+from edgebench.agent.wire import InstructionCount, Measurement, TensorSpec, Window
 
 __all__ = [
     "NOT_MEASURED",
@@ -250,6 +250,7 @@ class Cell:
     accuracy: Accuracy | None = None
     measurements: tuple[Measurement, ...] = ()
     instructions: InstructionCount | None = None
+    sustained: tuple[Window, ...] = ()
 
 
 # The reason of a cell that an interruption left without a measurement.
@@ -266,7 +267,8 @@ class BenchSettings:
 
     Before each round the device has `max_wait_s` to come to rest and, if given, to cool to `cooldown_c` degrees
     Celsius. A process that says nothing for `timeout_s` is killed. `percentiles` are those that tables show.
-    `count` also counts the instructions of one inference, with one thread.
+    `count` also counts the instructions of one inference, with one thread. For `sustained_min` minutes each cell then
+    runs by itself without a pause.
     """
 
     processes: int = 5
@@ -279,6 +281,7 @@ class BenchSettings:
     timeout_s: float = 300.0
     percentiles: tuple[float, ...] = (50.0, 95.0)
     count: Literal["instructions"] | None = None
+    sustained_min: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from .codec import decode
 from .probes import energy
 from .process import WorkerProcess
 from .state import State, read_state
-from .wire import WIRE_VERSION, Energy, Measurement, Memory, Round, RoundResult, Turn, WarmUp
+from .wire import WIRE_VERSION, Energy, Measurement, Memory, Round, RoundResult, Turn, WarmUp, Window
 
 # Of the memory that is free at first, this share is left alone while processes are loaded beside each other.
 _SPARE_SHARE = 0.25
@@ -84,6 +84,7 @@ class _Conductor:
                 self._notes.append("memory did not hold all artifacts at once: %d were measured together" % len(parts))
             self._take_turns(parts)
             for part in parts:
+                self._sustain(part)
                 self._finish(part)
         self._states.append(read_state())
 
@@ -172,6 +173,27 @@ class _Conductor:
         part.measurement = replace(part.measurement, turns=(*part.measurement.turns, turn))
         part.timed_ns += sum(turn.samples_ns)
         return part.timed_ns < work.max_time_s * 1e9
+
+    def _sustain(self, part: _Part) -> None:
+        started = time.perf_counter_ns()
+        end = started + int(self._work.sustained_s * 1e9)
+        while part.index not in self._found and time.perf_counter_ns() < end:
+            started_ns = time.perf_counter_ns() - started
+            part.process.resume()
+            command = {"do": "window", "seconds": self._work.window_s}
+            answer = part.process.ask(command, self._work.window_s + self._work.timeout_s)
+            if answer is None:
+                self._give_up(part.index, part.process, part.measurement)
+                return
+            state = read_state()
+            self._states.append(state)
+            window = Window(
+                started_ns=started_ns,
+                hottest_mc=max(state.temperatures_mc.values(), default=None),
+                frequency_khz=min(state.frequency_khz) if state.frequency_khz else None,
+                **answer,
+            )
+            part.measurement = replace(part.measurement, windows=(*part.measurement.windows, window))
 
     def _finish(self, part: _Part) -> None:
         if part.index in self._found:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, Callable, List, Sequence, Tuple
+from array import array
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from .wire import WarmUp
 
@@ -57,6 +58,20 @@ class Loop:
     def turn(self, runs: int, limit_s: float) -> Tuple[int, ...]:
         """Nanoseconds of `runs` runs, of more where they are short, of fewer (one at least) beyond `limit_s`."""
         return self.timed(runs, limit_s, least_s=_LEAST_TURN_S)
+
+    def window(self, seconds: float) -> Dict[str, int]:
+        """Run for `seconds` without a pause: their real length, the number of runs, and their p50 and p90 in ns."""
+        started = time.perf_counter_ns()
+        samples = array("q")
+        while time.perf_counter_ns() - started < seconds * 1e9:
+            samples.extend(self.timed(_WINDOW, seconds))
+        ordered = sorted(samples)
+        return {
+            "wall_ns": time.perf_counter_ns() - started,
+            "runs": len(ordered),
+            "p50_ns": ordered[len(ordered) // 2],
+            "p90_ns": ordered[len(ordered) * 9 // 10],
+        }
 
     def timed(self, runs: int, limit_s: float, *, least_s: float = 0.0) -> Tuple[int, ...]:
         """Nanoseconds of each run, until there are `runs` and they took `least_s`, or until they took `limit_s`."""

@@ -31,6 +31,20 @@ class FeedFile:
 
 
 @dataclass(frozen=True)
+class Scenario:
+    """How an artifact is used while it is measured.
+
+    kind "single-stream" and "offline": one inference after the other; the second is looked at for its throughput.
+    "multi-stream": `streams` inferences at once on one session; a sample is the time until all have ended. "paced": a
+    frame comes every `period_ns`; a sample is from its arrival to its answer.
+    """
+
+    kind: str = "single-stream"
+    streams: int = 1
+    period_ns: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """One process's work on one artifact.
 
@@ -46,6 +60,7 @@ class Job:
     threads: int
     feeds: Tuple[FeedFile, ...]
     outputs_directory: Optional[str] = None
+    scenario: Scenario = Scenario()
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,9 @@ class Round:
     milliseconds of them, or fewer once they took `turn_s`. A process that has timed `max_time_s` leaves. One that does
     not answer within `timeout_s` is killed. Before all that the device may have `max_wait_s` to come to rest: to where
     others use less than `quiet_cpus` CPUs, and to `cooldown_c` degrees Celsius if given.
+
+    With `sustained_s` each process in its turn runs for so long without a pause, after its laps, for a curve of windows
+    of `window_s`.
     """
 
     version: int
@@ -72,6 +90,8 @@ class Round:
     max_wait_s: float = 0.0
     quiet_cpus: float = 0.1
     cooldown_c: Optional[float] = None
+    sustained_s: float = 0.0
+    window_s: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,8 @@ class Turn:
 
     `lap` is unique within a round, and turns of one lap ran one directly after the other. `started_ns` counts from the
     round's start. While they were timed, in `wall_ns`, the process used `cpu_ns`, its runnable threads waited for a CPU
-    for `waited_ns`, and the whole machine, summed over CPUs, was `busy_ns` and had `steal_ns` taken by its host.
+    for `waited_ns`, and the whole machine, summed over CPUs, was `busy_ns` and had `steal_ns` taken by its host. Of
+    a paced turn's `offered` frames `missed` were lost or late.
     """
 
     lap: int
@@ -122,6 +143,22 @@ class Turn:
     busy_ns: Optional[int] = None
     steal_ns: Optional[int] = None
     energy: Optional[Energy] = None
+    offered: Optional[int] = None
+    missed: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a sustained run, `wall_ns` long and `started_ns` after its begin: how many runs, their median and 90th
+    percentile; the hottest sensor and the lowest CPU frequency at its end, None where they are not told."""
+
+    started_ns: int
+    wall_ns: int
+    runs: int
+    p50_ns: int
+    p90_ns: int
+    hottest_mc: Optional[int] = None
+    frequency_khz: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +200,7 @@ class Measurement:
     memory: Optional[Memory] = None
     outputs: Tuple[OutputFile, ...] = ()
     round: Optional[int] = None
+    windows: Tuple[Window, ...] = ()
     instructions: Optional[InstructionCount] = None
 
     @property

@@ -18,9 +18,9 @@ from typing import Any, Dict
 
 from .codec import encode
 from .feeds import read_feeds
-from .loop import Loop
 from .probes import contention, memory
 from .runtimes import Unsupported
+from .scenarios import PacedLoop, open_loop
 from .wire import Job
 
 _PR_SET_PDEATHSIG = 1
@@ -58,7 +58,7 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
     load_ns = time.perf_counter_ns() - started
     probe.mark_loaded()
     try:
-        loop = Loop(session.run, prepared)
+        loop = open_loop(job.scenario, session.run, prepared)
         first_ns = loop.first()
         answer(
             status="ok",
@@ -78,6 +78,8 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
                 break
             if command["do"] == "warm_up":
                 answer(warm_up=encode(loop.warm_up(command["least"], command["limit_s"])))
+            elif command["do"] == "window":
+                answer(**loop.window(command["seconds"]))
             else:
                 lead_in = loop.lead_in(command["limit_s"])
                 before = contention.read()
@@ -91,6 +93,7 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
                     waited_ns=meanwhile.waited_ns,
                     busy_ns=meanwhile.busy_ns,
                     steal_ns=meanwhile.steal_ns,
+                    **({"offered": loop.offered, "missed": loop.missed} if isinstance(loop, PacedLoop) else {}),
                 )
         answer(memory=encode(probe.stop()))
     finally:

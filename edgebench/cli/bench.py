@@ -39,6 +39,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--threads", metavar="LIST", type=positive_ints, help="a cell for each number (default: the physical cores)"
     )
+    parser.add_argument(
+        "--scenario", metavar="LIST", type=comma_separated, default=("single-stream",),
+        help="single-stream, multi-stream:N, offline, paced:FPS; a cell for each (default: single-stream)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sustained", metavar="MINUTES", type=tolerance, default=0.0,
+        help="then run each artifact for so long without a pause: does it throttle? (default: 0)",
+    )  # fmt: skip
     parser.add_argument("--data", metavar="DATA", help="labelled images for top-1 and top-5 (default: no accuracy)")
     parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: all)")
     parser.add_argument(
@@ -111,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             devices=args.device or ("local",),
             runtimes=args.runtime,
             threads=args.threads,
+            scenarios=args.scenario,
             data=args.data,
             samples=args.samples,
             preprocess=args.preprocess,
@@ -126,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
                 timeout_s=args.timeout,
                 percentiles=args.percentiles,
                 count=args.count,
+                sustained_min=args.sustained,
             ),
             include_failed=args.include_failed,
             resume=args.resume,

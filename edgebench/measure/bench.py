@@ -26,6 +26,7 @@ from edgebench.measure.session import Session, Task
 from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
+from edgebench.scenarios import parse_scenario
 from edgebench.store import SCHEMA, RunStore
 from edgebench.types import NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
 
@@ -39,6 +40,7 @@ def bench(
     devices: Sequence[str] = ("local",),
     runtimes: Sequence[str] | None = None,
     threads: Sequence[int] | None = None,
+    scenarios: Sequence[str] = ("single-stream",),
     data: str | None = None,
     samples: int | None = None,
     preprocess: str | None = None,
@@ -55,6 +57,8 @@ def bench(
         devices: names of profiles in `devices/`.
         runtimes: which of them; default: the one of each artifact's format.
         threads: intra-op threads, one cell for each number; default: the device's, else its physical cores.
+        scenarios: of `edgebench.scenarios`, one cell for each; `offline` takes 1, 2, 4, ... threads up to the cores
+            unless `threads` says otherwise.
         data: labelled images for top-1 and top-5; None measures no accuracy.
         samples: how many of them, evenly over the classes; default all.
         preprocess: for a single file; a bundle knows its own.
@@ -72,6 +76,7 @@ def bench(
         devices=devices,
         runtimes=runtimes,
         threads=threads,
+        scenarios=scenarios,
         data=data,
         samples=samples,
         preprocess=preprocess,
@@ -96,6 +101,7 @@ def measure_subjects(
     settings: BenchSettings,
     command: Sequence[str],
     watch: Progress,
+    scenarios: Sequence[str] = ("single-stream",),
     baseline: str | None = None,
     resume: str | None = None,
     is_known: Callable[[Run, Cell], bool] | None = None,
@@ -115,7 +121,9 @@ def measure_subjects(
         _warn_of_overlap(places, evaluation, watch)
         if any(subject.untrained for subject in subjects):
             watch.warn("the weights are untrained: speed and size are real, accuracy says nothing")
-    tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads)
+    for scenario in scenarios:
+        parse_scenario(scenario)
+    tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads, scenarios)
     store = RunStore()
     if resume is None:
         run = _new_run(tasks, settings, command, baseline, evaluation)
@@ -130,6 +138,8 @@ def measure_subjects(
             session.measure(watch)
             if session.run.settings.count is not None:
                 session.count(watch)
+            if session.run.settings.sustained_min:
+                session.sustain(watch)
         except KeyboardInterrupt:
             store.save(session.run)
             watch.warn(f"run {run.id} is not complete: the same command with --resume {run.id} goes on")
@@ -196,15 +206,17 @@ def _plan(
     profiles: Sequence[DeviceProfile],
     runtimes: Sequence[str] | None,
     threads: Sequence[int] | None,
+    scenarios: Sequence[str],
 ) -> list[Task]:
     known = set(RUNTIME_OF_FORMAT.values())
     for name in runtimes or ():
         if name not in known:
             raise UsageError(f"unknown runtime `{name}`", hint=f"there are: {', '.join(sorted(known))}")
     tasks = [
-        Task(subject, profile, runtime, count)
+        Task(subject, profile, runtime, count, scenario)
         for profile in profiles
-        for count in threads or profile.threads or (_physical_cores(),)
+        for scenario in scenarios
+        for count in threads or profile.threads or _default_threads(scenario)
         for subject in subjects
         if runtimes is None or RUNTIME_OF_FORMAT.get(subject.ref.format) in runtimes
         for runtime in (RUNTIME_OF_FORMAT.get(subject.ref.format, subject.ref.format),)
@@ -212,6 +224,14 @@ def _plan(
     if not tasks:
         raise UsageError("there is nothing to measure", hint="give a bundle with artifacts, or leave --runtime out")
     return tasks
+
+
+def _default_threads(scenario: str) -> tuple[int, ...]:
+    """As many as there are cores; for the largest throughput also fewer, by powers of two."""
+    cores = _physical_cores()
+    if scenario != "offline":
+        return (cores,)
+    return tuple(sorted({2**power for power in range(cores.bit_length())} | {cores}))
 
 
 def _physical_cores() -> int:
@@ -288,7 +308,7 @@ def _blank_cell(task: Task) -> Cell:
         provider=None,
         threads=task.threads,
         batch_size=subject.inputs[0].shape[0] if subject.inputs and subject.inputs[0].shape else 1,
-        scenario="single-stream",
+        scenario=task.scenario,
         status="failed" if subject.broken else "skipped",
         reason=subject.reason or NOT_MEASURED,
     )

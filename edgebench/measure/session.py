@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round
+from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round, RoundResult
 from edgebench.figures import baseline_cell, is_precise
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData, score_cells
 from edgebench.measure.size import compressed_size
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
+from edgebench.scenarios import parse_scenario
 from edgebench.store import RunStore
 from edgebench.types import Cell, DeviceProfile, LedgerEntry, Run, Size
 
@@ -25,6 +26,9 @@ __all__ = ["Session", "Task"]
 
 # Timed runs in a turn: blocks of five gave closer ratios than turns of one run, and drift is still cut small.
 _TURN = 5
+# Of a sustained run: long enough for a median, and enough of them for a curve.
+_WINDOW_S = 5.0
+_LEAST_WINDOWS = 12
 # qemu takes a hundred times as long as the machine itself.
 _COUNT_TIMEOUT_S = 1800.0
 
@@ -37,6 +41,7 @@ class Task:
     profile: DeviceProfile
     runtime: str
     threads: int
+    scenario: str
 
 
 class Session:
@@ -70,16 +75,14 @@ class Session:
         self._put(dict(enumerate(with_size)))
         started = time.monotonic()
         limit_s = settings.max_time_s * len(self._tasks)
-        number = 1 + max((entry.round for entry in self.run.ledger), default=-1)
         longest_s = 0.0
         while (wanted := self._wanted()) and (
             self._lacks_processes(wanted) or time.monotonic() - started + longest_s < limit_s
         ):
-            before = time.monotonic()
+            before, number = time.monotonic(), self._next_round()
             for device in dict.fromkeys(self._tasks[index].profile.name for index in wanted):
                 self._round(number, [index for index in wanted if self._tasks[index].profile.name == device])
             longest_s = max(longest_s, time.monotonic() - before)
-            number += 1
             progress.advance(len(wanted))
         measured = [cell for cell in self.run.cells if cell.status == "ok"]
         counts = sorted({_processes(cell) for cell in measured}) or [0]
@@ -104,37 +107,43 @@ class Session:
     def _lacks_processes(self, indices: Sequence[int]) -> bool:
         return any(_processes(self.run.cells[index]) < self.run.settings.processes for index in indices)
 
+    def _next_round(self) -> int:
+        return 1 + max((entry.round for entry in self.run.ledger), default=-1)
+
     def _round(self, number: int, indices: Sequence[int]) -> None:
-        settings = self.run.settings
-        laps = math.ceil(settings.iterations / _TURN)
-        result = self._runner.measure(
-            Round(
-                version=WIRE_VERSION,
-                jobs=tuple(self._job(self._tasks[index]) for index in indices),
-                seed=f"{self.run.id} {number}",
-                warmup=settings.warmup,
-                laps=laps,
-                turn=math.ceil(settings.iterations / laps),
-                max_time_s=settings.max_time_s / settings.processes,
-                timeout_s=settings.timeout_s,
-                max_wait_s=settings.max_wait_s,
-                cooldown_c=settings.cooldown_c,
-            )
-        )
-        entry = LedgerEntry(
-            self._tasks[indices[0]].profile.name,
-            number,
-            result.states,
-            result.notes,
-            result.energy_method,
-            result.idle_microwatts,
-        )
+        result = self._runner.measure(self._work(number, indices))
         self._put(
             {
                 index: _with_measurement(self.run.cells[index], replace(found, round=number))
                 for index, found in zip(indices, result.measurements, strict=True)
             },
-            entry,
+            self._entry(indices[0], number, result),
+        )
+
+    def _work(self, number: int, indices: Sequence[int]) -> Round:
+        settings = self.run.settings
+        laps = math.ceil(settings.iterations / _TURN)
+        return Round(
+            version=WIRE_VERSION,
+            jobs=tuple(self._job(self._tasks[index]) for index in indices),
+            seed=f"{self.run.id} {number}",
+            warmup=settings.warmup,
+            laps=laps,
+            turn=math.ceil(settings.iterations / laps),
+            max_time_s=settings.max_time_s / settings.processes,
+            timeout_s=settings.timeout_s,
+            max_wait_s=settings.max_wait_s,
+            cooldown_c=settings.cooldown_c,
+        )
+
+    def _entry(self, index: int, number: int, result: RoundResult) -> LedgerEntry:
+        return LedgerEntry(
+            self._tasks[index].profile.name,
+            number,
+            result.states,
+            result.notes,
+            result.energy_method,
+            result.idle_microwatts,
         )
 
     def score(self, evaluation: EvaluationData, progress: Progress) -> None:
@@ -179,6 +188,28 @@ class Session:
             progress.warn(f"instructions were not counted: {reason}")
         progress.done(f"{sum(cell.instructions is not None for cell in self.run.cells)} cells")
 
+    def sustain(self, progress: Progress) -> None:
+        """Each measured cell by itself for the minutes that the settings say, after a rest."""
+        settings = self.run.settings
+        wanted = [index for index, cell in enumerate(self.run.cells) if cell.status == "ok" and not cell.sustained]
+        progress.start("sustained", total=len(wanted))
+        for index in wanted:
+            seconds = 60 * settings.sustained_min
+            work = replace(
+                self._work(self._next_round(), [index]),
+                laps=1,
+                sustained_s=seconds,
+                window_s=min(_WINDOW_S, seconds / _LEAST_WINDOWS),
+            )
+            result = self._runner.measure(work)
+            (found,) = result.measurements
+            cell = replace(self.run.cells[index], sustained=found.windows)
+            if found.status != "ok":
+                cell = replace(cell, status="failed", reason=f"sustained: {found.reason}")
+            self._put({index: cell}, self._entry(index, self._next_round(), result))
+            progress.advance()
+        progress.done(f"{len(wanted)} cells, {settings.sustained_min:g} minutes each")
+
     def _open(self, index: int) -> bool:
         cell = self.run.cells[index]
         return self._tasks[index].subject.reason is None and cell.status not in ("failed", "unsupported")
@@ -197,6 +228,7 @@ class Session:
             runtime=task.runtime,
             threads=task.threads,
             feeds=self._runner.feeds_for(subject.inputs, subject.kept),
+            scenario=parse_scenario(task.scenario),
         )
 
     def _put(self, changes: dict[int, Cell], *entries: LedgerEntry) -> None:

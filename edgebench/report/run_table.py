@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -13,48 +14,83 @@ from edgebench.errors import UsageError
 from edgebench.figures import Figures, figures, is_precise
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
+from edgebench.sustained import Curve, flipped
 from edgebench.types import NOT_MEASURED, Cell, Run
 from edgebench.verdict import Verdict
 
 __all__ = ["render", "render_list"]
 
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 40
 # Those that ask for a word with the reader.
 _VERDICT_STYLES = {"drifting": "yellow", "polluted": "yellow", "throttled": "red"}
 
 
 def render(run: Run) -> RenderableType:
     """The tables of one run: how fast each artifact is, what starting and holding it takes, how accurate it is."""
-    with_device = len(run.devices) > 1
-    with_threads = len({cell.threads for cell in run.cells}) > 1
     tail = [percent for percent in run.settings.percentiles if percent != 50.0]
-    labels = ["artifact", *["device"] * with_device, *["threads"] * with_threads]
-    speeds = _table(labels, ["p50 ms", "× baseline", *(f"p{percent:g} ms" for percent in tail), "verdict"])
+    kinds = {cell.scenario.partition(":")[0] for cell in run.cells}
     counted = any(cell.instructions is not None for cell in run.cells)
     metered = any(entry.idle_microwatts is not None for entry in run.ledger)
+    with_rate, with_frames = bool(kinds & {"offline", "multi-stream"}), "paced" in kinds
+    labels = ["artifact", *_dimensions(run)]
+    headings = ["p50 ms", "× baseline", *(f"p{percent:g} ms" for percent in tail)]
+    speeds = _table(labels, [*headings, *["per s"] * with_rate, *["missed"] * with_frames, "verdict"])
     headings = ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)"]
     costs = _table(labels, [*headings, *["mJ"] * metered, *["M instructions"] * counted])
     accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees"])
+    curves = _table(labels, ["p50 ms at first", "at last", "slower from", "curve"])
+    best = _best_rates(run)
     doubts: list[Text] = []
     for cell in run.cells:
         found = figures(run, cell)
-        where = [cell.device] * with_device + [str(cell.threads)] * with_threads
+        where = list(_dimensions(run, cell).values())
         label: list[RenderableType] = [_name(cell), *where]
-        speeds.add_row(*label, *_speed(run, cell, found, tail))
+        speed = [*_speed(run, cell, found, tail)]
+        speed[-1:-1] = [_rate(cell, found, cell in best)] * with_rate + [_missed(found)] * with_frames
+        speeds.add_row(*label, *speed)
         costs.add_row(
             *label, *_costs(cell, found), *[_energy(found)] * metered, *[_millions(found.instructions)] * counted
         )
         accuracies.add_row(*label, *_accuracy(run, cell, found))
+        if found.sustained is not None:
+            curves.add_row(*label, *_curve(found.sustained))
         if found.verdict.word in _VERDICT_STYLES:
-            named = (
-                cell.artifact.name
-                + f" with {cell.threads} thread{'s' * (cell.threads > 1)}" * with_threads
-                + f" on {cell.device}" * with_device
-            )
-            doubts.append(_doubt(named, found.verdict))
+            doubts.append(_doubt(", ".join([cell.artifact.name, *_described(run, cell)]), found.verdict))
     tables = [speeds, costs]
     if any(cell.accuracy is not None for cell in run.cells):
         tables.append(accuracies)
+    if curves.row_count:
+        tables.append(curves)
     return Group(Text(f"run {run.id}", style="bold"), *tables, _legend(run), *doubts, *_reasons(run))
+
+
+def _dimensions(run: Run, cell: Cell | None = None) -> dict[str, str]:
+    """What tells cells of one artifact apart in `run`, with the values of `cell`."""
+    one = cell or run.cells[0]
+    values = {"device": one.device, "scenario": one.scenario, "batch": one.batch_size, "threads": one.threads}
+    names = {"device": "device", "scenario": "scenario", "batch": "batch_size", "threads": "threads"}
+    return {
+        name: str(value)
+        for name, value in values.items()
+        if len({getattr(other, names[name]) for other in run.cells}) > 1
+    }
+
+
+def _described(run: Run, cell: Cell) -> list[str]:
+    return [f"{name} {value}" for name, value in _dimensions(run, cell).items()]
+
+
+def _best_rates(run: Run) -> list[Cell]:
+    """Of each artifact, device and runtime the offline cell with the largest throughput."""
+    best: dict[tuple[str, ...], tuple[float, Cell]] = {}
+    for cell in run.cells:
+        latency = figures(run, cell).latency
+        if cell.scenario == "offline" and latency is not None:
+            key = (cell.artifact.name, cell.device, cell.runtime)
+            if key not in best or latency.throughput_per_s > best[key][0]:
+                best[key] = (latency.throughput_per_s, cell)
+    return [cell for _, cell in best.values()]
 
 
 def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
@@ -118,6 +154,29 @@ def _percentile(found: Percentile) -> str:
     return f"{milliseconds(found.value_ms)} [{milliseconds(low)}, {milliseconds(high)}]"
 
 
+def _rate(cell: Cell, found: Figures, is_best: bool) -> str:
+    if found.latency is None or not cell.scenario.startswith(("offline", "multi-stream")):
+        return MISSING
+    return with_interval(found.latency.throughput_per_s, found.latency.throughput_ci) + " ← most" * is_best
+
+
+def _missed(found: Figures) -> str:
+    frames = found.frames
+    return MISSING if frames is None else f"{frames.missed} of {frames.offered}"
+
+
+def _curve(curve: Curve) -> tuple[str, ...]:
+    low, high = min(curve.p50_ms), max(curve.p50_ms)
+    # As many columns as there is room for; each shows the slowest of its windows.
+    step = math.ceil(len(curve.p50_ms) / _CURVE_WIDTH)
+    parts = [max(curve.p50_ms[start : start + step]) for start in range(0, len(curve.p50_ms), step)]
+    heights = [0 if high == low else round((value - low) / (high - low) * (len(_BARS) - 1)) for value in parts]
+    # A curve that is flat within noise shall not look like mountains.
+    drawn = "".join(_BARS[height] for height in heights) if high > 1.05 * low else _BARS[0] * len(parts)
+    after = "no" if curve.throttled_after_s is None else f"{curve.throttled_after_s:.0f} s"
+    return (milliseconds(curve.first_ms), milliseconds(curve.last_ms), after, drawn)
+
+
 def _doubt(named: str, verdict: Verdict) -> Text:
     text = Text(f"{named}: {verdict.word}: {'; '.join(verdict.evidence)}", style="yellow")
     text.append(f". Next: {verdict.remedy}", style="bold")
@@ -179,6 +238,7 @@ def _legend(run: Run) -> Text:
     )
     meters = sorted({entry.energy_method for entry in run.ledger if entry.energy_method is not None})
     lines.extend(f"mJ: of one inference, the whole device above its idle power, by {name}" for name in meters)
+    lines.extend(flipped(run))
     lines.extend(_notes(run))
     lines.extend(_precision(run))
     accuracies = [cell.accuracy for cell in run.cells if cell.accuracy is not None]

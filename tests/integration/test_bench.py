@@ -310,3 +310,40 @@ def test_where_nothing_counts_instructions_the_latency_stays_and_a_remedy_is_giv
     counted = [cell.instructions for cell in edgebench.load_run("latest").cells]
     if None in counted:  # A machine with counters of its own needs nothing of the path.
         assert "apt-get install qemu-user" in said.err
+
+
+def test_scenarios_are_cells_of_their_own(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenarios = "single-stream,multi-stream:2,paced:200,offline"
+    quick = ("--processes", "3", "--iterations", "10", "--max-wait", "0", "--runtime", "onnxruntime", "--threads", "1")
+    assert main(["bench", str(bundle / "tiny.onnx"), *quick, "--scenario", scenarios, "--json", "run.json"]) == 0
+    said = capsys.readouterr().out
+    assert "← most" in said
+    cells = {cell["scenario"]: cell for cell in json.loads(Path("run.json").read_text())["cells"]}
+    assert set(cells) == set(scenarios.split(","))
+    assert cells["paced:200"]["frames"]["offered"] >= 30
+    single, multi = (cells[name]["latency"] for name in ("single-stream", "multi-stream:2"))
+    assert multi["p50_ms"] > single["p50_ms"]
+    assert multi["throughput_ci"][0] < multi["throughput_per_s"] < multi["throughput_ci"][1]
+
+
+def test_offline_tries_numbers_of_threads_unless_told(bundle: Path) -> None:
+    run = edgebench.bench(bundle / "tiny.onnx", scenarios=["offline"], settings=replace(QUICK, processes=1))
+    cores = os.cpu_count() or 1
+    assert run.cells[0].threads == 1
+    assert max(cell.threads for cell in run.cells) <= cores
+
+
+def test_a_sustained_run_has_a_curve(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("--processes", "1", "--iterations", "5", "--max-wait", "0", "--sustained", "0.04", "--json", "run.json")
+    assert main(["bench", str(bundle / "tiny.onnx"), *quick]) == 0
+    assert "slower from" in capsys.readouterr().out
+    (only,) = json.loads(Path("run.json").read_text())["cells"]
+    assert len(only["curve"]["p50_ms"]) >= 10
+    assert all(window["runs"] > 0 for window in only["sustained"])
+    assert edgebench.load_run("run.json") == edgebench.load_run("latest")
+
+
+def test_a_scenario_with_a_typo_costs_no_measurement(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(bundle), "--scenario", "pased:30"]) == 2
+    assert "`pased:30` is not a scenario" in capsys.readouterr().err
+    assert list(RunStore().list()) == []
