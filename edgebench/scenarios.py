@@ -1,4 +1,4 @@
-"""Scenarios as users write them: `single-stream`, `multi-stream:4`, `offline`, `paced:30`."""
+"""Scenarios as users write them: `single-stream`, `multi-stream:4`, `offline`, `paced:30`, `end-to-end`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from edgebench.errors import UsageError
 __all__ = ["parse_scenario", "streams_of"]
 
 _DEFAULT_STREAMS = 4
-_HINT = "there are: single-stream, multi-stream:N (N at once), offline (throughput), paced:FPS (frames per second)"
+_HINT = (
+    "there are: single-stream, multi-stream:N (N at once), offline (throughput), paced:FPS (frames per second), "
+    "end-to-end (preprocessing included)"
+)
 
 
 def parse_scenario(text: str) -> Scenario:
@@ -20,7 +23,7 @@ def parse_scenario(text: str) -> Scenario:
         UsageError: no such scenario, or a number that does not fit it.
     """
     kind, colon, rest = text.partition(":")
-    if kind in ("single-stream", "offline") and not colon:
+    if kind in ("single-stream", "offline", "end-to-end") and not colon:
         return Scenario(kind)
     if kind == "multi-stream" and (not colon or (rest.isdecimal() and int(rest) > 1)):
         return Scenario(kind, streams=int(rest) if colon else _DEFAULT_STREAMS)

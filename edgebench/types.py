@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgebench.agent.state import State
-from edgebench.agent.wire import InstructionCount, Measurement, TensorSpec, Window
+from edgebench.agent.wire import InstructionCount, Interpolation, Measurement, Preprocess, TensorSpec, Window
 
 __all__ = [
     "NOT_MEASURED",
@@ -36,34 +36,9 @@ __all__ = [
     "Tolerance",
 ]
 
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
-Channels = Literal["rgb", "bgr", "gray"]
-Layout = Literal["nchw", "nhwc"]
 SourceKind = Literal["state-dict", "checkpoint", "module", "torchscript", "exported-program", "onnx", "factory"]
 ArtifactStatus = Literal["ok", "failed", "skipped"]
 CellStatus = Literal["ok", "failed", "unsupported", "skipped"]
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes the model's input: resize, centre crop, channels, `(pixel * scale - mean) / std`, layout.
-
-    `resize` is the length of the shorter side, or `[height, width]`; `crop` is a square's side, or `[height, width]`;
-    None leaves the size alone. `scale` multiplies pixels of 0..255. `mean` and `std` have one value per channel, or one
-    for all. `channels` None keeps the image's own. `label_offset` is added to a data set's labels (1 for a network
-    whose class 0 is "background").
-    """
-
-    name: str
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    interpolation: Interpolation = "bilinear"
-    channels: Channels | None = None
-    scale: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    layout: Layout = "nchw"
-    label_offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,17 @@ import threading
 import time
 from typing import Any, Callable, List, Sequence, Tuple
 
+from .feeds import Feed, Tensor, read_feeds
 from .loop import Loop
-from .wire import Scenario
+from .preprocessing import prepare_pixels
+from .wire import FeedFile, Job
 
 
-def open_loop(scenario: Scenario, run: Callable[[Any], Any], feeds: Sequence[Any]) -> Loop:
-    """The loop that uses `run` as `scenario` says."""
+def open_loop(job: Job, run: Callable[[Any], Any], prepare: Callable[[Feed], Any], feeds: Sequence[Any]) -> Loop:
+    """The loop that uses a session's `run` as the job's scenario says; `prepare` makes what `run` takes of a feed."""
+    scenario = job.scenario
+    if scenario.kind == "end-to-end":
+        return Loop(EndToEnd(job, run, prepare), [_frame(file) for file in job.frames])
     if scenario.kind == "multi-stream":
         return Loop(
             Streams(run, scenario.streams), [tuple(_shifted(feeds, scenario.streams, i)) for i in range(len(feeds))]
@@ -23,6 +28,30 @@ def open_loop(scenario: Scenario, run: Callable[[Any], Any], feeds: Sequence[Any
 
 def _shifted(feeds: Sequence[Any], count: int, first: int) -> List[Any]:
     return [feeds[(first + index) % len(feeds)] for index in range(count)]
+
+
+def _frame(file: FeedFile) -> Any:
+    import numpy
+
+    (feed,) = read_feeds([file])
+    tensor = feed[file.spec.name]
+    return numpy.frombuffer(tensor.data, dtype=numpy.uint8).reshape(file.spec.shape).copy()
+
+
+class EndToEnd:
+    """From a frame's pixels to the answer: what an application waits for."""
+
+    def __init__(self, job: Job, run: Callable[[Any], Any], prepare: Callable[[Feed], Any]) -> None:
+        if job.preprocess is None:
+            raise ValueError("an end-to-end job needs preprocess")
+        self._run = run
+        self._prepare = prepare
+        self._preprocess = job.preprocess
+        self._spec = job.feeds[0].spec
+
+    def __call__(self, frame: Any) -> None:
+        values = prepare_pixels(frame, self._preprocess)
+        self._run(self._prepare({self._spec.name: Tensor(self._spec, memoryview(values).cast("B"))}))
 
 
 class Streams:

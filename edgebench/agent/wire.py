@@ -5,11 +5,15 @@ measured in alternation; Measurements come back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Literal, Optional, Tuple, Union
 
 from .state import State
 
 WIRE_VERSION = 2
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Channels = Literal["rgb", "bgr", "gray"]
+Layout = Literal["nchw", "nhwc"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,28 @@ class TensorSpec:
     name: str
     shape: Tuple[int, ...]
     dtype: str
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the model's input: resize, centre crop, channels, `(pixel * scale - mean) / std`, layout.
+
+    `resize` is the length of the shorter side, or `[height, width]`; `crop` is a square's side, or `[height, width]`;
+    None leaves the size alone. `scale` multiplies pixels of 0..255. `mean` and `std` have one value per channel, or one
+    for all. `channels` None keeps the image's own. `label_offset` is added to a data set's labels (1 for a network
+    whose class 0 is "background").
+    """
+
+    name: str
+    resize: Optional[Union[int, Tuple[int, int]]] = None
+    crop: Optional[Union[int, Tuple[int, int]]] = None
+    interpolation: Interpolation = "bilinear"
+    channels: Optional[Channels] = None
+    scale: float = 1.0
+    mean: Tuple[float, ...] = ()
+    std: Tuple[float, ...] = ()
+    layout: Layout = "nchw"
+    label_offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +62,8 @@ class Scenario:
 
     kind "single-stream" and "offline": one inference after the other; the second is looked at for its throughput.
     "multi-stream": `streams` inferences at once on one session; a sample is the time until all have ended. "paced": a
-    frame comes every `period_ns`; a sample is from its arrival to its answer.
+    frame comes every `period_ns`; a sample is from its arrival to its answer. "end-to-end": a sample is from a frame of
+    pixels to its answer, preprocessing included.
     """
 
     kind: str = "single-stream"
@@ -50,7 +77,8 @@ class Job:
 
     kind "measure": it is a part of a Round, which says how long. kind "predict": run it once on every tensor of the
     feeds and write its outputs, one raw file per output, to `outputs_directory`. kind "count": count the instructions
-    of a warm inference.
+    of a warm inference. For the scenario "end-to-end" there are `frames`, one file each of uint8 `[H, W, C]`, and how
+    they are to be prepared for the input that the feeds describe.
     """
 
     version: int
@@ -61,6 +89,8 @@ class Job:
     feeds: Tuple[FeedFile, ...]
     outputs_directory: Optional[str] = None
     scenario: Scenario = Scenario()
+    frames: Tuple[FeedFile, ...] = ()
+    preprocess: Optional[Preprocess] = None
 
 
 @dataclass(frozen=True)

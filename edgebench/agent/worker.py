@@ -58,7 +58,7 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
     load_ns = time.perf_counter_ns() - started
     probe.mark_loaded()
     try:
-        loop = open_loop(job.scenario, session.run, prepared)
+        loop = open_loop(job, session.run, runtime.prepare, prepared)
         first_ns = loop.first()
         answer(
             status="ok",

@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--scenario", metavar="LIST", type=comma_separated, default=("single-stream",),
-        help="single-stream, multi-stream:N, offline, paced:FPS; a cell for each (default: single-stream)",
+        help="single-stream, multi-stream:N, offline, paced:FPS, end-to-end; a cell for each (default: single-stream)",
     )  # fmt: skip
     parser.add_argument(
         "--sustained", metavar="MINUTES", type=tolerance, default=0.0,

@@ -1,25 +1,24 @@
 """How an image becomes a model's input: resize, centre crop, channels, normalisation, layout.
 
-The numbers are those of torchvision's `Resize`, `CenterCrop`, `ToTensor` and `Normalize` on a PIL image, because models
-that come here were trained with them; a test holds them equal. torch itself is not needed for it.
+The pixels are worked on in `agent.preprocessing`, because a device does the same where a latency is measured from the
+frame on.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgebench.agent.preprocessing import PreprocessError, prepare_pixels
 from edgebench.config import load_preprocess
 from edgebench.errors import DataError, UsageError
 from edgebench.types import Preprocess
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL import Image
 
 __all__ = ["BUILT_IN", "apply", "keeps_values", "resolve_preprocess"]
 
@@ -79,85 +78,8 @@ def apply(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float3
     Raises:
         DataError: a crop larger than the image, or values in `preprocess` that do not fit it.
     """
-    from PIL import Image
-
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    if preprocess.channels is not None:
-        # Before resizing, where torchvision's loader converts too.
-        picture = picture.convert("L" if preprocess.channels == "gray" else "RGB")
-    if preprocess.resize is not None:
-        picture = _resize(picture, preprocess.resize, preprocess)
-    if preprocess.crop is not None:
-        picture = _centre_crop(picture, preprocess.crop, preprocess)
-
-    pixels = np.asarray(picture, dtype=np.float32)
-    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
-    if preprocess.channels == "bgr":
-        pixels = pixels[:, :, ::-1]
-    values = _normalise(pixels, preprocess)
-    return np.ascontiguousarray(values if preprocess.layout == "nhwc" else values.transpose(2, 0, 1))
-
-
-def _resize(picture: Image.Image, resize: int | tuple[int, int], preprocess: Preprocess) -> Image.Image:
-    from PIL import Image
-
-    width, height = picture.size
-    _positive(preprocess, "resize", resize)
-    if isinstance(resize, tuple):
-        size = (resize[1], resize[0])
-    else:
-        # The longer side is truncated, not rounded, as torchvision does.
-        size = (resize, resize * height // width) if width <= height else (resize * width // height, resize)
-    return picture if size == picture.size else picture.resize(size, Image.Resampling[preprocess.interpolation.upper()])
-
-
-def _centre_crop(picture: Image.Image, crop: int | tuple[int, int], preprocess: Preprocess) -> Image.Image:
-    _positive(preprocess, "crop", crop)
-    height, width = crop if isinstance(crop, tuple) else (crop, crop)
-    if height > picture.height or width > picture.width:
-        raise DataError(
-            f"preprocessing `{preprocess.name}` crops {height}x{width} out of an image of "
-            f"{picture.height}x{picture.width} (height x width)",
-            hint="choose another --preprocess, or one with a `resize` of at least the crop",
-        )
-    # round() goes to the even neighbour on halves, and torchvision's corner is computed with it.
-    top, left = round((picture.height - height) / 2.0), round((picture.width - width) / 2.0)
-    return picture.crop((left, top, left + width, top + height))
-
-
-def _normalise(pixels: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.float32]:
-    """`(pixel * scale - mean) / std` of `[H, W, C]`."""
-    channels = pixels.shape[2]
-    values = pixels * np.float32(preprocess.scale)
-    if preprocess.mean:
-        values -= _per_channel(preprocess, "mean", preprocess.mean, channels)
-    if preprocess.std:
-        if 0 in preprocess.std:
-            raise DataError(
-                f"preprocessing `{preprocess.name}` divides by a `std` of 0", hint="leave `std` out for no division"
-            )
-        values /= _per_channel(preprocess, "std", preprocess.std, channels)
+    try:
+        values: NDArray[np.float32] = prepare_pixels(image, preprocess)
+    except PreprocessError as error:
+        raise DataError(str(error), hint=error.hint) from error
     return values
-
-
-def _per_channel(preprocess: Preprocess, key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:
-    if len(values) not in (1, channels):
-        raise DataError(
-            f"preprocessing `{preprocess.name}`: {len(values)} values in `{key}` for an image of {channels} channel(s)",
-            hint=f'give one value or {channels}, or convert with channels = "rgb", "bgr" or "gray"',
-        )
-    if not all(math.isfinite(value) for value in values):
-        raise DataError(
-            f"preprocessing `{preprocess.name}` has a `{key}` that is not a finite number",
-            hint=f"write `{key}` as plain decimals",
-        )
-    return np.asarray(values, dtype=np.float32)
-
-
-def _positive(preprocess: Preprocess, key: str, size: int | tuple[int, int]) -> None:
-    smallest = min(size) if isinstance(size, tuple) else size
-    if smallest < 1:
-        raise DataError(
-            f"preprocessing `{preprocess.name}` has `{key}` {smallest}, which is no length in pixels",
-            hint=f"give `{key}` as 1 or more, or leave it out",
-        )

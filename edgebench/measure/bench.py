@@ -121,8 +121,8 @@ def measure_subjects(
         _warn_of_overlap(places, evaluation, watch)
         if any(subject.untrained for subject in subjects):
             watch.warn("the weights are untrained: speed and size are real, accuracy says nothing")
-    for scenario in scenarios:
-        parse_scenario(scenario)
+    if "end-to-end" in [parse_scenario(scenario).kind for scenario in scenarios]:
+        subjects = [_with_frames(subject, evaluation) for subject in subjects]
     tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads, scenarios)
     store = RunStore()
     if resume is None:
@@ -168,6 +168,19 @@ def _fed(subject: Subject, evaluation: EvaluationData) -> Subject:
     if subject.kept:
         return subject
     return replace(subject, kept=evaluation.first(subject, _FED_INPUTS), fed_with=evaluation.dataset.spec)
+
+
+def _with_frames(subject: Subject, evaluation: EvaluationData | None) -> Subject:
+    if subject.reason is not None:
+        return subject
+    if evaluation is None or evaluation.dataset.ready or subject.preprocess is None:
+        raise UsageError(
+            "end-to-end measures from an image's pixels on, and there are no images",
+            hint="give --data with images (imagefolder:DIR, csv:FILE, cifar10:DIR, ...) that have a preprocessing",
+        )
+    if subject.inputs[0].shape[0] != 1:
+        raise UsageError(f"end-to-end takes one frame at a time, and {subject.ref.name} a batch", hint="leave it out")
+    return replace(subject, frames=evaluation.frames(_FED_INPUTS))
 
 
 def _warn_of_classes(subjects: Sequence[Subject], evaluation: EvaluationData, progress: Progress) -> None:

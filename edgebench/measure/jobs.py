@@ -93,6 +93,24 @@ class JobRunner:
             self._feeds[digest.digest()] = write_feeds(self.scratch_directory("feeds"), inputs, feeds)
         return self._feeds[digest.digest()]
 
+    def frames_for(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[FeedFile, ...]:
+        """Files of the frames, one each; the same ones once."""
+        digest = hashlib.sha256()
+        for frame in frames:
+            digest.update(repr(frame.shape).encode() + frame.tobytes())
+        if digest.digest() not in self._feeds:
+            self._feeds[digest.digest()] = _written(self.scratch_directory("frames"), frames)
+        return self._feeds[digest.digest()]
+
+
+def _written(directory: Path, frames: Sequence[NDArray[np.uint8]]) -> tuple[FeedFile, ...]:
+    files = []
+    for index, frame in enumerate(frames):
+        path = directory / f"frame-{index}.raw"
+        path.write_bytes(np.ascontiguousarray(frame).tobytes())
+        files.append(FeedFile(TensorSpec("frame", tuple(map(int, frame.shape)), "uint8"), str(path), 1))
+    return tuple(files)
+
 
 def write_feeds(directory: Path, inputs: tuple[TensorSpec, ...], feeds: Feeds) -> tuple[FeedFile, ...]:
     """One raw file per input with all feeds' tensors behind each other."""

@@ -65,6 +65,10 @@ class EvaluationData:
         chosen = self.indices[: count * spec.shape[0]]
         return [{spec.name: batch} for batch in batches(self.dataset, chosen, subject.preprocess, spec)]
 
+    def frames(self, count: int) -> list[NDArray[np.uint8]]:
+        """The first `count` images as pixels, `[H, W, C]`."""
+        return [np.asarray(self.dataset.load(index), dtype=np.uint8) for index in self.indices[:count]]
+
     def prepared_as(self, subject: Subject) -> Preprocess | None:
         """How this data's images are prepared for `subject`; None where they are ready.
 

@@ -220,7 +220,8 @@ class Session:
         return compressed_size(task.subject.path, task.subject.ref.sha256)
 
     def _job(self, task: Task) -> Job:
-        subject = task.subject
+        subject, scenario = task.subject, parse_scenario(task.scenario)
+        end_to_end = scenario.kind == "end-to-end"
         return Job(
             version=WIRE_VERSION,
             kind="measure",
@@ -228,7 +229,9 @@ class Session:
             runtime=task.runtime,
             threads=task.threads,
             feeds=self._runner.feeds_for(subject.inputs, subject.kept),
-            scenario=parse_scenario(task.scenario),
+            scenario=scenario,
+            frames=self._runner.frames_for(subject.frames) if end_to_end else (),
+            preprocess=subject.preprocess if end_to_end else None,
         )
 
     def _put(self, changes: dict[int, Cell], *entries: LedgerEntry) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
@@ -28,7 +29,8 @@ RUNTIME_OF_FORMAT = {
 @dataclass(frozen=True)
 class Subject:
     """One file to measure. `reason` says why it must not be, where it must not. `kept` are inputs that came with it,
-    and `fed_with` says what it is fed with. `broken`: its file is not what was exported."""
+    and `fed_with` says what it is fed with. `broken`: its file is not what was exported. `frames`: pixels
+    `[H, W, C]` to measure it with from before the preprocessing."""
 
     ref: ArtifactRef
     path: Path
@@ -41,6 +43,7 @@ class Subject:
     reason: str | None = None
     broken: bool = False
     untrained: bool = False
+    frames: Sequence[NDArray[np.uint8]] = ()
 
 
 def find_subjects(paths: Sequence[Path], *, include_failed: bool) -> list[Subject]:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 import edgebench
 from edgebench.bundle import load_bundle, save_bundle
@@ -341,6 +342,35 @@ def test_a_sustained_run_has_a_curve(bundle: Path, capsys: pytest.CaptureFixture
     assert len(only["curve"]["p50_ms"]) >= 10
     assert all(window["runs"] > 0 for window in only["sustained"])
     assert edgebench.load_run("run.json") == edgebench.load_run("latest")
+
+
+def test_end_to_end_is_a_row_of_its_own_and_costs_the_preprocessing_too(bundle: Path, tmp_path: Path) -> None:
+    # Large images, so that bringing them to size is most of the work.
+    for label in range(2):
+        (tmp_path / "large" / str(label)).mkdir(parents=True)
+        Image.effect_noise((800, 600), 80).convert("RGB").save(tmp_path / "large" / str(label) / "0.png")
+    (tmp_path / "small.toml").write_text('resize = [16, 16]\nchannels = "rgb"\nscale = 0.00392\n')
+    exported = edgebench.export(
+        "tiny_net.py:tiny",
+        "e2e.eb",
+        calib="imagefolder:large",
+        preprocess="small.toml",
+        formats=["onnx", "torchscript"],
+    )
+    run = edgebench.bench(
+        exported, data="imagefolder:large", scenarios=["single-stream", "end-to-end"], threads=[1], settings=QUICK
+    )
+    p50 = {(cell.artifact.name, cell.scenario): figures(run, cell).latency for cell in run.cells}
+    for name in ("onnx", "torchscript"):
+        alone, whole = p50[name, "single-stream"], p50[name, "end-to-end"]
+        assert alone is not None
+        assert whole is not None
+        assert whole.p50_ms > alone.p50_ms
+
+
+def test_end_to_end_without_images_says_what_to_give(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="there are no images"):
+        edgebench.bench(bundle, scenarios=["end-to-end"], settings=QUICK)
 
 
 def test_a_scenario_with_a_typo_costs_no_measurement(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from edgebench.agent.scenarios import PacedLoop, Streams, open_loop
-from edgebench.agent.wire import Scenario, Window
+from edgebench.agent.wire import Job, Scenario, Window
 from edgebench.errors import UsageError
 from edgebench.scenarios import parse_scenario, streams_of
 from edgebench.sustained import curve_of, flipped
@@ -66,7 +66,8 @@ def test_a_stream_that_fails_fails_the_call() -> None:
 
 def test_streams_are_fed_with_different_inputs() -> None:
     seen: list[tuple[str, ...]] = []
-    loop = open_loop(Scenario("multi-stream", streams=2), seen.append, ["a", "b", "c"])
+    job = Job(2, "measure", "", "null", 1, (), scenario=Scenario("multi-stream", streams=2))
+    loop = open_loop(job, seen.append, lambda feed: feed, ["a", "b", "c"])
     assert [sorted(feeds) for feeds in loop._feeds] == [["a", "b"], ["b", "c"], ["a", "c"]]
 
 
