@@ -48,6 +48,16 @@ def _power(meter: energy.EnergyMeter) -> Optional[int]:
     return None if microjoules is None else round(microjoules / (time.monotonic() - started))
 
 
+def has_room(available: Sequence[Optional[int]]) -> bool:
+    """Whether one more process fits into memory, from what was available before the first and after each of them: as
+    large as the largest so far, and a part of what was there at first stays free. None is not told, and trusted."""
+    known = [value for value in available if value is not None]
+    if len(known) < 2:
+        return True
+    largest = max(before - after for before, after in zip(known, known[1:]))
+    return known[-1] - max(0, largest) >= _SPARE_SHARE * known[0]
+
+
 class _Part:
     """A job under way: its process, and what it gave so far."""
 
@@ -106,20 +116,12 @@ class _Conductor:
     def _load_together(self, waiting: List[int]) -> List[_Part]:
         """Take jobs off `waiting` and load them, until all are or one more might not fit."""
         parts: List[_Part] = []
-        first = before = read_state().available_bytes
-        largest = 0
-        while waiting:
-            index = waiting.pop(0)
-            part = self._load(index)
-            if part is None:
-                continue
-            parts.append(part)
-            now = read_state().available_bytes
-            if first is not None and before is not None and now is not None:
-                largest = max(largest, before - now)
-                before = now
-                if now - largest < _SPARE_SHARE * first:
-                    break
+        available = [read_state().available_bytes]
+        while waiting and has_room(available):
+            part = self._load(waiting.pop(0))
+            if part is not None:
+                parts.append(part)
+            available.append(read_state().available_bytes)
         return parts
 
     def _load(self, index: int) -> Optional[_Part]:

@@ -73,7 +73,7 @@ def compare(
     def is_known(run: Run, cell: Cell) -> bool:
         found = compare_within(run)
         for pair in found.pairs:
-            if cell in (pair.before, pair.after) or cell.artifact.name.startswith(f"{AGAIN}/"):
+            if cell is pair.before or cell is pair.after or cell.artifact.name.startswith(f"{AGAIN}/"):
                 undecided = any(decide(gate, pair).outcome == "undecided" for gate in gates)
                 if undecided or (not gates and pair.verdict(_share(margin, found.noise_floor)) == "not known"):
                     return False

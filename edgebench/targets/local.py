@@ -51,9 +51,11 @@ class LocalTarget:
         return Completed(process.returncode, stdout, stderr)
 
     def _stop(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+        ended = "", ""
+        # The second also where the first was enough for the leader: children that are stopped do not hear it.
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
-                return process.communicate(timeout=_GRACE_S)
-        return "", ""
+                ended = process.communicate(timeout=_GRACE_S)
+        return ended

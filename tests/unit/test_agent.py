@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgebench.agent.codec import decode, encode
+from edgebench.agent.conductor import has_room
 from edgebench.agent.loop import Loop
 from edgebench.agent.process import WorkerProcess
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, Round, RoundResult, TensorSpec
@@ -125,6 +126,21 @@ def test_jobs_of_a_round_take_turns_in_one_lap_after_the_other(job: Job, tmp_pat
     orders = [tuple(index for _, lap, index in turns if lap == number) for number in range(4)]
     assert all(sorted(order) == [0, 1, 2] for order in orders)
     assert len(set(orders)) > 1
+
+
+@pytest.mark.parametrize(
+    ("available_gb", "fits"),
+    [
+        ((8.0,), True),  # The first always loads.
+        ((8.0, 5.0), True),  # Another 3 leave 2 of 8.
+        ((8.0, 4.9), False),  # Another 3.1 leave 1.8, which is less than a quarter.
+        ((8.0, 7.9, 5.0, 4.5), False),  # As large as the largest, not as the last.
+        ((8.0, 8.2), True),
+        ((None, None, None), True),
+    ],
+)
+def test_one_more_process_is_loaded_while_memory_holds_it(available_gb: tuple[float | None, ...], fits: bool) -> None:
+    assert has_room([None if value is None else int(value * 1e9) for value in available_gb]) is fits
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux's schedstat")

@@ -35,6 +35,20 @@ def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> No
     assert _gone(int(pid_file.read_text()))
 
 
+def test_a_child_that_was_stopped_goes_with_its_command(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
+        "os.kill(child.pid, signal.SIGSTOP)\n"
+        "time.sleep(60)\n"
+    )
+    done = LocalTarget().run([sys.executable, "-c", code], timeout_s=3)
+    assert done.timed_out
+    assert _gone(int(pid_file.read_text()))
+
+
 def _gone(pid: int) -> bool:
     for _ in range(100):
         try:
