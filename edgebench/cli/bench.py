@@ -6,16 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from edgebench.cli.options import (
-    comma_separated,
-    non_negative_int,
-    percentage,
-    percentiles,
-    positive_int,
-    positive_ints,
-    seconds,
-    tolerance,
-)
+from edgebench.cli.measuring import add_options, arguments_of, settings_of
+from edgebench.cli.options import comma_separated, percentage, percentiles, tolerance
 from edgebench.cli.output_file import OutputFile
 from edgebench.types import BenchSettings
 
@@ -34,12 +26,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--device", metavar="NAME", action="append", help="a profile of devices/, may be repeated (default: local)"
     )
     parser.add_argument(
-        "--runtime", metavar="LIST", type=comma_separated, help="onnxruntime, torchscript (default: all)"
-    )
-    parser.add_argument(
-        "--threads", metavar="LIST", type=positive_ints, help="a cell for each number (default: the physical cores)"
-    )
-    parser.add_argument(
         "--scenario", metavar="LIST", type=comma_separated, default=("single-stream",),
         help="single-stream, multi-stream:N, offline, paced:FPS, end-to-end; a cell for each (default: single-stream)",
     )  # fmt: skip
@@ -47,59 +33,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--sustained", metavar="MINUTES", type=tolerance, default=0.0,
         help="then run each artifact for so long without a pause: does it throttle? (default: 0)",
     )  # fmt: skip
-    parser.add_argument("--data", metavar="DATA", help="labelled images for top-1 and top-5 (default: no accuracy)")
-    parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: all)")
-    parser.add_argument(
-        "--preprocess", metavar="NAME_OR_TOML", help="for a file outside a bundle (default: the bundle's own)"
-    )
     parser.add_argument("--baseline", metavar="NAME", help="what others are compared with (default: the fp32 ONNX)")
-    parser.add_argument(
-        "--processes", metavar="N", type=positive_int, default=BenchSettings.processes,
-        help="fresh processes per cell, at least (default: 5)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--warmup", metavar="RUNS", type=non_negative_int, default=BenchSettings.warmup,
-        help="untimed runs per process, at least; they go on while it gets faster (default: 5 runs)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--iterations", metavar="N", type=positive_int, default=BenchSettings.iterations,
-        help="timed runs per process, more where they take microseconds (default: 50)",
-    )  # fmt: skip
     parser.add_argument(
         "--precision", metavar="PERCENT", type=percentage,
         help="go on until p50 and its ratio to the baseline are known this well; 4 if not reached (default: no)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-time", metavar="SECONDS", type=seconds, default=BenchSettings.max_time_s,
-        help="bounds the measuring, in seconds per cell (default: 30)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--count", choices=("instructions",),
-        help="also count the instructions of one inference: a figure without noise (default: no)",
     )  # fmt: skip
     parser.add_argument(
         "--percentiles", metavar="LIST", type=percentiles, default=BenchSettings.percentiles,
         help="those in the table (default: 50,95)",
     )  # fmt: skip
     parser.add_argument(
-        "--cooldown", metavar="CELSIUS", type=tolerance,
-        help="before each round wait until the hottest sensor is this cool, within --max-wait (default: no)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-wait", metavar="SECONDS", type=tolerance, default=BenchSettings.max_wait_s,
-        help="before each round wait so long at most for other processes to be quiet (default: 5)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=seconds, default=BenchSettings.timeout_s,
-        help="a process that does not load, or not run its turn, in this time is stopped (default: 300)",
-    )  # fmt: skip
-    parser.add_argument(
         "--include-failed", action="store_true", help="also measure what failed its parity (default: no)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the run as JSON, - for stdout (default: no)")
-    parser.add_argument(
-        "--resume", metavar="RUN", help="go on with an interrupted run, in its own settings (default: a new run)"
-    )
+    add_options(parser, max_time_s=BenchSettings.max_time_s, max_time_help="bounds the measuring")
     parser.set_defaults(run=run)
 
 
@@ -117,30 +64,15 @@ def run(args: argparse.Namespace) -> int:
         result = bench(
             *args.paths,
             devices=args.device or ("local",),
-            runtimes=args.runtime,
-            threads=args.threads,
             scenarios=args.scenario,
-            data=args.data,
-            samples=args.samples,
-            preprocess=args.preprocess,
             baseline=args.baseline,
-            settings=BenchSettings(
-                processes=args.processes,
-                warmup=args.warmup,
-                iterations=args.iterations,
-                max_time_s=args.max_time,
-                precision=args.precision,
-                cooldown_c=args.cooldown,
-                max_wait_s=args.max_wait,
-                timeout_s=args.timeout,
-                percentiles=args.percentiles,
-                count=args.count,
-                sustained_min=args.sustained,
+            settings=settings_of(
+                args, precision=args.precision, percentiles=args.percentiles, sustained_min=args.sustained
             ),
             include_failed=args.include_failed,
-            resume=args.resume,
             command=("edgebench", *sys.argv[1:]),
             progress=progress,
+            **arguments_of(args),
         )
     json_file.write_json(run_document(result))
     if not json_file.is_stdout:

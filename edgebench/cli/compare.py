@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from edgebench.cli.options import comma_separated, percentage, positive_int, positive_ints, seconds, tolerance
+from edgebench.cli.measuring import add_options, arguments_of, settings_of
+from edgebench.cli.options import comma_separated, percentage
 from edgebench.cli.output_file import OutputFile
-from edgebench.types import BenchSettings
 
 __all__ = ["add_parser", "run"]
 
@@ -44,38 +44,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--allow", metavar="LIST", type=comma_separated, default=(),
         help="in what runs may differ: device, threads, batch (default: nothing)",
     )  # fmt: skip
-    measuring = parser.add_argument_group("measuring, of artifacts")
-    measuring.add_argument("--device", metavar="NAME", default="local", help="a profile of devices/ (default: local)")
-    measuring.add_argument("--runtime", metavar="LIST", type=comma_separated, help="which of them (default: all)")
-    measuring.add_argument(
-        "--threads", metavar="LIST", type=positive_ints, help="a pair for each number (default: the physical cores)"
-    )
-    measuring.add_argument("--data", metavar="DATA", help="labelled images for accuracy (default: none)")
-    measuring.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: all)")
-    measuring.add_argument(
-        "--preprocess", metavar="NAME_OR_TOML", help="for files outside a bundle (default: the bundle's own)"
-    )
-    measuring.add_argument(
-        "--processes", metavar="N", type=positive_int, default=BenchSettings.processes,
-        help="rounds of fresh processes, at least (default: 5)",
-    )  # fmt: skip
-    measuring.add_argument(
-        "--iterations", metavar="N", type=positive_int, default=BenchSettings.iterations,
-        help="timed runs per process (default: 50)",
-    )  # fmt: skip
-    measuring.add_argument(
-        "--max-time", metavar="SECONDS", type=seconds, default=60.0,
-        help="go on so long at most until all is decided, in seconds per artifact (default: 60)",
-    )  # fmt: skip
-    measuring.add_argument(
-        "--max-wait", metavar="SECONDS", type=tolerance, default=BenchSettings.max_wait_s,
-        help="before each round wait so long at most for other processes to be quiet (default: 5)",
-    )  # fmt: skip
-    measuring.add_argument(
-        "--count", choices=("instructions",), help="also count the instructions of one inference (default: no)"
+    parser.add_argument(
+        "--device", metavar="NAME", default="local", help="the profile to measure artifacts on (default: local)"
     )
     for name, what in _FORMATS.items():
         parser.add_argument(f"--{name}", metavar="FILE", help=f"also write {what}, - for stdout alone (default: no)")
+    add_options(parser, max_time_s=60.0, max_time_help="artifacts are measured so long at most until all is decided")
     parser.set_defaults(run=run)
 
 
@@ -99,20 +73,10 @@ def run(args: argparse.Namespace) -> int:
             noise_floor=args.noise_floor,
             allow=args.allow,
             device=args.device,
-            runtimes=args.runtime,
-            threads=args.threads,
-            data=args.data,
-            samples=args.samples,
-            preprocess=args.preprocess,
-            settings=BenchSettings(
-                processes=args.processes,
-                iterations=args.iterations,
-                max_time_s=args.max_time,
-                max_wait_s=args.max_wait,
-                count=args.count,
-            ),
+            settings=settings_of(args),
             command=("edgebench", *sys.argv[1:]),
             progress=progress,
+            **arguments_of(args),
         )
     margin = args.margin / 100
     decisions = [decide(gate, pair) for gate in gates for pair in result.pairs]

@@ -39,6 +39,7 @@ def compare(
     samples: int | None = None,
     preprocess: str | None = None,
     settings: BenchSettings | None = None,
+    resume: str | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Comparison:
@@ -95,6 +96,7 @@ def compare(
         samples=samples,
         preprocess=preprocess,
         settings=settings or BenchSettings(),
+        resume=resume,
         command=command,
         watch=progress or Silent(),
         is_known=is_known,
