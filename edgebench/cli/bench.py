@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edgebench.cli.measuring import add_options, arguments_of, settings_of
-from edgebench.cli.options import comma_separated, percentage, percentiles, tolerance
+from edgebench.cli.options import comma_separated, percentage, percentiles, positive_ints, tolerance
 from edgebench.cli.output_file import OutputFile
 from edgebench.types import BenchSettings
 
@@ -28,6 +28,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--scenario", metavar="LIST", type=comma_separated, default=("single-stream",),
         help="single-stream, multi-stream:N, offline, paced:FPS, end-to-end; a cell for each (default: single-stream)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", metavar="LIST", type=positive_ints,
+        help="inputs at once, a cell for each (default: as it was exported)",
     )  # fmt: skip
     parser.add_argument(
         "--sustained", metavar="MINUTES", type=tolerance, default=0.0,
@@ -65,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             *args.paths,
             devices=args.device or ("local",),
             scenarios=args.scenario,
+            batch_sizes=args.batch_size,
             baseline=args.baseline,
             settings=settings_of(
                 args, precision=args.precision, percentiles=args.percentiles, sustained_min=args.sustained

@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from edgebench._version import __version__
 from edgebench.agent.environment import describe_machine, usable_cpus
@@ -20,6 +22,7 @@ from edgebench.config import find_device
 from edgebench.errors import EdgebenchError, UsageError
 from edgebench.evaluation.datasets import choose, open_dataset, overlap
 from edgebench.evaluation.preprocess import resolve_preprocess
+from edgebench.measure.batching import rebatched
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData
 from edgebench.measure.session import Session, Task
@@ -41,6 +44,7 @@ def bench(
     runtimes: Sequence[str] | None = None,
     threads: Sequence[int] | None = None,
     scenarios: Sequence[str] = ("single-stream",),
+    batch_sizes: Sequence[int] | None = None,
     data: str | None = None,
     samples: int | None = None,
     preprocess: str | None = None,
@@ -59,6 +63,7 @@ def bench(
         threads: intra-op threads, one cell for each number; default: the device's, else its physical cores.
         scenarios: of `edgebench.scenarios`, one cell for each; `offline` takes 1, 2, 4, ... threads up to the cores
             unless `threads` says otherwise.
+        batch_sizes: inputs at once, a cell for each; default: as the artifact was exported.
         data: labelled images for top-1 and top-5; None measures no accuracy.
         samples: how many of them, evenly over the classes; default all.
         preprocess: for a single file; a bundle knows its own.
@@ -77,6 +82,7 @@ def bench(
         runtimes=runtimes,
         threads=threads,
         scenarios=scenarios,
+        batch_sizes=batch_sizes,
         data=data,
         samples=samples,
         preprocess=preprocess,
@@ -102,6 +108,7 @@ def measure_subjects(
     command: Sequence[str],
     watch: Progress,
     scenarios: Sequence[str] = ("single-stream",),
+    batch_sizes: Sequence[int] | None = None,
     baseline: str | None = None,
     resume: str | None = None,
     is_known: Callable[[Run, Cell], bool] | None = None,
@@ -123,14 +130,22 @@ def measure_subjects(
             watch.warn("the weights are untrained: speed and size are real, accuracy says nothing")
     if "end-to-end" in [parse_scenario(scenario).kind for scenario in scenarios]:
         subjects = [_with_frames(subject, evaluation) for subject in subjects]
-    tasks = _plan(subjects, [find_device(name) for name in devices], runtimes, threads, scenarios)
+    profiles = [find_device(name) for name in devices]
     store = RunStore()
-    if resume is None:
-        run = _new_run(tasks, settings, command, baseline, evaluation)
-    else:
-        run = _earlier_run(store.load(resume), tasks, evaluation)
-    with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as scratch:
-        session = Session(store=store, runner=JobRunner(Path(scratch)), tasks=tasks, run=run, is_known=is_known)
+    earlier = None if resume is None else store.load(resume)
+    with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as name:
+        scratch = Path(name)
+        if batch_sizes is not None:
+            watch.start("batch sizes", total=len(subjects) * len(batch_sizes))
+            subjects = [other for item in subjects for other in _of_batches(item, batch_sizes, scratch, watch)]
+            proved = sum(subject.reason is None for subject in subjects)
+            watch.done(f"{proved} of {len(subjects)} answer as they do one by one")
+        tasks = _plan(subjects, profiles, runtimes, threads, scenarios)
+        if earlier is None:
+            run = _new_run(tasks, settings, command, baseline, evaluation)
+        else:
+            run = _earlier_run(earlier, tasks, evaluation)
+        session = Session(store=store, runner=JobRunner(scratch), tasks=tasks, run=run, is_known=is_known)
         try:
             # Accuracy first: it reads every image, so that a broken one costs no measurement.
             if evaluation is not None:
@@ -145,6 +160,36 @@ def measure_subjects(
             watch.warn(f"run {run.id} is not complete: the same command with --resume {run.id} goes on")
             raise
     return session.run
+
+
+def _of_batches(subject: Subject, batch_sizes: Sequence[int], scratch: Path, progress: Progress) -> Iterator[Subject]:
+    """The subject once for each batch size, with a reason where its file takes no such batch."""
+    if subject.reason is not None:
+        yield subject
+        return
+    for batch in batch_sizes:
+        directory = scratch / f"{subject.ref.name.replace('/', '-')}-batch-{batch}"
+        directory.mkdir(parents=True)
+        found = rebatched(subject.path, subject.ref.format, subject.inputs, batch, directory)
+        progress.advance()
+        yield replace(
+            subject,
+            path=found.path or subject.path,
+            inputs=found.inputs,
+            outputs=tuple(replace(spec, shape=(batch, *spec.shape[1:])) for spec in subject.outputs),
+            kept=_batched(subject.kept, batch),
+            reason=found.reason,
+        )
+
+
+def _batched(kept: Sequence[Mapping[str, NDArray[Any]]], batch: int) -> list[dict[str, NDArray[Any]]]:
+    """The same rows, `batch` of them at a time and again from the first where they run out."""
+    if not kept:
+        return []
+    rows = {name: np.concatenate([feed[name] for feed in kept]) for name in kept[0]}
+    count = len(next(iter(rows.values())))
+    chosen = [np.arange(start, start + batch) % count for start in range(0, count, batch)]
+    return [{name: values[indices] for name, values in rows.items()} for indices in chosen]
 
 
 def _prepared_as(subject: Subject, preprocess: str | None) -> Subject:

@@ -377,3 +377,30 @@ def test_a_scenario_with_a_typo_costs_no_measurement(bundle: Path, capsys: pytes
     assert main(["bench", str(bundle), "--scenario", "pased:30"]) == 2
     assert "`pased:30` is not a scenario" in capsys.readouterr().err
     assert list(RunStore().list()) == []
+
+
+def test_each_batch_size_is_a_cell_whose_throughput_counts_inputs(bundle: Path, photos: str) -> None:
+    run = edgebench.bench(bundle, data=photos, runtimes=["onnxruntime"], batch_sizes=[1, 4], settings=QUICK)
+    cells = {(cell.artifact.name, cell.batch_size): cell for cell in run.cells}
+    assert len(cells) == 6
+    assert {cell.status for cell in run.cells} == {"ok"}
+    # One by one or four at once: the same answers.
+    assert cells["onnx", 4].accuracy == cells["onnx", 1].accuracy
+    latency = figures(run, cells["onnx", 4]).latency
+    assert latency is not None
+    assert latency.throughput_per_s == pytest.approx(4e3 / latency.mean_ms, rel=0.5)
+
+
+def test_a_batch_that_a_file_cannot_take_is_a_cell_with_its_reason(tmp_path: Path) -> None:
+    # The output mixes the rows of a batch, so that four at once are not four times one.
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "s.onnx")
+    one, four = edgebench.bench("s.onnx", batch_sizes=[1, 4], settings=QUICK).cells
+    assert one.status == "ok"
+    assert (four.status, four.batch_size) == ("skipped", 4)
+    assert "--input-shape 4,8" in (four.reason or "")
