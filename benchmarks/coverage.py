@@ -60,7 +60,7 @@ ROUNDS = (5, 8, 15)
 PRECISIONS = (1.0, 0.5)
 LEAST_ROUNDS, MOST_ROUNDS = 5, 40
 # After so many rounds in a row that are precise, Session.measure stops.
-IN_A_ROW = 1
+IN_A_ROW = 2
 PEER_SAMPLES, PEER_PAUSE = 100, 50
 TAIL = (90.0, 95.0)
 HELD = ("p50", "ratio", "p90", "p95")

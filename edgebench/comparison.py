@@ -60,6 +60,22 @@ class Pair:
     after: Cell
     changes: Mapping[str, Change]
 
+    def widened(self, factor: float) -> Pair:
+        """The same with every interval so many times as wide."""
+        changes = {
+            name: change
+            if change.ci is None or change.worse is None
+            else replace(
+                change,
+                ci=(
+                    change.worse - factor * (change.worse - change.ci[0]),
+                    change.worse + factor * (change.ci[1] - change.worse),
+                ),
+            )
+            for name, change in self.changes.items()
+        }
+        return replace(self, changes=changes)
+
     def verdict(self, margin: float) -> Word:
         """Of p50: the same if its interval is within `margin` (a share) to either side; not known if it holds 1 and is
         wider."""

@@ -182,7 +182,10 @@ def percentile(processes: Sequence[Sequence[int]], percent: float) -> Percentile
     binomial = math.sqrt(share * (1 - share) / len(pooled))
     half = max(_T95[-1] * binomial, t_quantile(len(below) - 1) * spread)
     upper = None if share + half > 1 - 1 / len(pooled) else _at(pooled, share + half) / 1e6
-    return Percentile(value / 1e6, (_at(pooled, max(0.0, share - half)) / 1e6, upper), required)
+    # A process's share is skewed downwards near 1: on the logistic scale the lower bound is the farther one, and holds.
+    odds = math.log(share / (1 - share)) - half / (share * (1 - share))
+    lower = min(share - half, 1 / (1 + math.exp(-odds)))
+    return Percentile(value / 1e6, (_at(pooled, max(0.0, lower)) / 1e6, upper), required)
 
 
 def _at(ordered: Sequence[int], share: float) -> float:

@@ -78,9 +78,10 @@ class _Conductor:
         self._notes: List[str] = []
         self._lap = 0
         self._started_ns = time.perf_counter_ns()
-        waited = wait_until_calm(cooldown_c=work.cooldown_c, busy_cpus=work.quiet_cpus, limit_s=work.max_wait_s)
-        if waited.reason is not None:
-            self._notes.append("waited %.1f s; %s" % (waited.seconds, waited.reason))
+        if work.max_wait_s > 0:
+            waited = wait_until_calm(cooldown_c=work.cooldown_c, busy_cpus=work.quiet_cpus, limit_s=work.max_wait_s)
+            if waited.reason is not None:
+                self._notes.append("waited %.1f s; %s" % (waited.seconds, waited.reason))
         self._meter = energy.open_meter()
         self._idle_microwatts = None if self._meter is None else _power(self._meter)
         self._states: List[State] = [read_state()]

@@ -61,7 +61,7 @@ def _runtime(name: str) -> Finding:
 def _null_round(runner: JobRunner) -> RoundResult:
     job = Job(WIRE_VERSION, "measure", "", "null", 1, runner.feeds_for((_SPEC,), []))
     # Two of them, so that they take turns as artifacts do; the wait tells whether the machine is quiet.
-    return runner.measure(Round(WIRE_VERSION, (job, job), "doctor", laps=20, quiet_cpus=_BUSY_CPUS))
+    return runner.measure(Round(WIRE_VERSION, (job, job), "doctor", laps=20, max_wait_s=0.5, quiet_cpus=_BUSY_CPUS))
 
 
 def _overhead(result: RoundResult) -> Finding:

@@ -166,12 +166,12 @@ def _check_proved(exported: edgebench.Exported, format: str, batch: int, directo
     return result.path
 
 
-@pytest.mark.parametrize("batch", [3, 4, 8])
-def test_a_convolutional_network_in_every_format(tiny_net: str, photos: str, tmp_path: Path, batch: int) -> None:
+def test_a_convolutional_network_in_every_format(tiny_net: str, photos: str, tmp_path: Path) -> None:
     exported = edgebench.export(tiny_net, calib=photos, preprocess="cifar10")
     for format in EVERY:
-        path = _check_proved(exported, format, batch, tmp_path / "scratch")
-        assert (path.parent == exported.path) == (format == "torchscript")
+        for batch in (3, 4, 8):
+            path = _check_proved(exported, format, batch, tmp_path / "scratch")
+            assert (path.parent == exported.path) == (format == "torchscript")
 
 
 @pytest.mark.parametrize(
@@ -199,25 +199,34 @@ def test_a_real_network_in_every_format(photos: str, tmp_path: Path, model: str,
         _check_proved(exported, format, 4, tmp_path / "scratch")
 
 
-@pytest.mark.parametrize("opset", [14, 20])
-@pytest.mark.parametrize("net", ["attention_with_a_class_token", "recurrent", "resized", "strided"])
+@pytest.mark.parametrize(
+    ("net", "opset"),
+    [
+        # Below 18 the legacy exporter writes shapes that the network computes itself.
+        ("attention_with_a_class_token", 14),
+        ("attention_with_a_class_token", 20),
+        ("recurrent", 20),
+        ("resized", 20),
+        ("strided", 20),
+    ],
+)
 def test_constants_that_fix_the_batch_are_mended(odd_nets: Path, tmp_path: Path, net: str, opset: int) -> None:
     exported = edgebench.export(f"{odd_nets}:{net}", "net.eb", opset=opset, formats=FLOAT)
     for format in FLOAT:
         _check_proved(exported, format, 4, tmp_path / "scratch")
 
 
-@pytest.mark.parametrize("batch", [1, 3, 4])
 @pytest.mark.parametrize("net", ["attention_with_a_class_token", "expanded"])
-def test_a_file_of_a_larger_batch_becomes_one_of_any(odd_nets: Path, tmp_path: Path, net: str, batch: int) -> None:
+def test_a_file_of_a_larger_batch_becomes_one_of_any(odd_nets: Path, tmp_path: Path, net: str) -> None:
     exported = edgebench.export(f"{odd_nets}:{net}", "net.eb", input_shape=(2, 3, 16, 16), formats=["onnx"])
-    result = _rebatch(exported, "onnx", batch, tmp_path / "scratch")
-    assert result.path is not None, result.reason
-    inputs = np.random.default_rng(7).standard_normal((2 * batch, 3, 16, 16)).astype(np.float32)
     own = exported.path / "net.onnx"
-    expected = np.concatenate([_run(own, inputs[start : start + 2]) for start in range(0, 2 * batch, 2)])
-    found = np.concatenate([_run(result.path, inputs[start : start + batch]) for start in (0, batch)])
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    for batch in (1, 3, 4):
+        result = _rebatch(exported, "onnx", batch, tmp_path / "scratch")
+        assert result.path is not None, result.reason
+        inputs = np.random.default_rng(7).standard_normal((2 * batch, 3, 16, 16)).astype(np.float32)
+        expected = np.concatenate([_run(own, inputs[start : start + 2]) for start in range(0, 2 * batch, 2)])
+        found = np.concatenate([_run(result.path, inputs[start : start + batch]) for start in (0, batch)])
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_its_own_batch_is_the_file_itself(tiny_net: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class Contention(NamedTuple):
     """Readings that only grow, in ns: of the process summed over its threads, of the machine over its CPUs."""
 
     at_ns: int
-    cpu_ns: Optional[int]
+    cpu_ns: int
     waited_ns: Optional[int]
     busy_ns: Optional[int]
     steal_ns: Optional[int]
@@ -26,32 +26,30 @@ class Contention(NamedTuple):
         """What grew; None for what either of the two does not tell."""
         return Contention(
             self.at_ns - before.at_ns,
-            *(None if now is None or then is None else now - then for now, then in zip(self[1:], before[1:])),
+            self.cpu_ns - before.cpu_ns,
+            *(None if now is None or then is None else now - then for now, then in zip(self[2:], before[2:])),
         )
 
 
 def read() -> Contention:
     """The present readings of this process and machine."""
-    cpu_ns, waited_ns = _threads()
     machine = read_cpu()
     return Contention(
         time.perf_counter_ns(),
-        cpu_ns,
-        waited_ns,
+        time.process_time_ns(),
+        _waited(),
         None if machine is None else machine.busy_ns,
         None if machine is None else machine.steal_ns,
     )
 
 
-def _threads() -> "tuple[Optional[int], Optional[int]]":
+def _waited() -> Optional[int]:
     directory = "/proc/self/task"
-    cpu_ns = waited_ns = 0
+    waited_ns = 0
     try:
         for task in os.listdir(directory):
             with open("%s/%s/schedstat" % (directory, task), encoding="ascii") as file:
-                fields = file.read().split()
-            cpu_ns += int(fields[0])
-            waited_ns += int(fields[1])
+                waited_ns += int(file.read().split()[1])
     except (OSError, IndexError, ValueError):
-        return None, None
-    return cpu_ns, waited_ns
+        return None
+    return waited_ns
