@@ -43,6 +43,7 @@ _LEAST_FOR_INTERVAL = 3
 # Fewer values than this tell nothing of how they follow each other.
 _LEAST_FOR_CORRELATION = 5
 _MOST_CORRELATION = 0.8
+_TRIMMED = 0.125
 # A lap's pair is a sound median of differences from so many laps on.
 _LEAST_COMMON_LAPS = 3
 # MLPerf Inference's early-stopping rule: with this confidence the true percentile is no higher than the observed one.
@@ -221,11 +222,20 @@ def log_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, Interval | None]:
-    """Mean of values in the order of their measurement, and its 95 % interval where there are three or more."""
-    centre = statistics.fmean(values)
-    if len(values) < _LEAST_FOR_INTERVAL:
+    """Mean of values in the order of their measurement, and its 95 % interval where there are three or more.
+
+    From eight on an eighth of them is trimmed at each end, and the interval is of winsorised values (Tukey and
+    McLaughlin 1963): one process that a burst of load fell on shall not make all of a run unknown.
+    """
+    count = len(values)
+    trimmed = int(count * _TRIMMED)
+    ordered = sorted(values)[trimmed : count - trimmed]
+    centre = statistics.fmean(ordered)
+    if count < _LEAST_FOR_INTERVAL:
         return centre, None
-    half = _inflation(values) * t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    kept = [min(max(value, ordered[0]), ordered[-1]) for value in values]
+    error = _inflation(kept) * statistics.stdev(kept) * math.sqrt(count) / len(ordered)
+    half = t_quantile(len(ordered) - 1) * error
     return centre, (centre - half, centre + half)
 
 

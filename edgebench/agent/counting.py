@@ -10,7 +10,7 @@ import time
 from typing import Any, Sequence
 
 from .feeds import read_feeds
-from .instructions import ENVIRONMENT, NoCounters, count, open_counter
+from .instructions import ENVIRONMENT, Counter, NoCounters, count
 from .under_qemu import prepare
 from .wire import WIRE_VERSION, InstructionCount, Job, Measurement
 
@@ -44,15 +44,14 @@ def _start(command: Sequence[str], environment: Any) -> int:
     ).returncode
 
 
-def counted(job: Job) -> Measurement:
-    """The counts of `job`'s artifact in this process.
+def counted(job: Job, counter: Counter) -> Measurement:
+    """The counts of `job`'s artifact in this process, by a `counter` that was opened before the runtime creates its
+    threads: those that come after it inherit it.
 
     Raises:
-        NoCounters: it has no counter.
+        NoCounters: an inference was not counted as a whole.
         Unsupported: the runtime is not there.
     """
-    # Before the runtime creates its threads: a counter is inherited by those that come after it.
-    counter = open_counter()
     runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
     version = runtime.load_library()
     prepared = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]

@@ -7,80 +7,69 @@ they could write one. `worker` and `counted` are the processes that they start.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 from typing import Any, Callable, Sequence, Type, TypeVar
 
 from .codec import decode, encode
-from .conductor import conduct
-from .counting import NO_COUNTER, count_in_process, counted
 from .environment import switch_telemetry_off
-from .feeds import OutputWriter, read_feeds
-from .instructions import NoCounters
 from .runtimes import Unsupported
 from .wire import WIRE_VERSION, Job, Measurement, Round
-from .worker import serve
 
 T = TypeVar("T", Job, Round)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command."""
+    """Run one command. It imports what it needs and no more: a worker's imports are in its cold start."""
     switch_telemetry_off()
     command, path, *rest = argv
     if command == "worker":
+        from .worker import serve
+
         commands_fd, answers_fd, born_ns = map(int, rest)
         return serve(_read(Job, path), commands_fd, answers_fd, born_ns)
     (result_path,) = rest
     if command == "round":
+        from .conductor import conduct
+
         _write(result_path, conduct(_read(Round, path), result_path))
     elif command == "predict":
-        _write(result_path, _attempt(_predict, _read(Job, path)))
-    elif command == "count":
-        try:
-            count_in_process(path, result_path)
-        except NoCounters as error:
-            _write(result_path, Measurement(WIRE_VERSION, "unsupported", str(error)))
-    elif command == "counted":
-        try:
-            _write(result_path, _attempt(counted, _read(Job, path)))
-        except NoCounters:
-            return NO_COUNTER
+        from .predicting import predict
+
+        _write(result_path, _attempt(predict, _read(Job, path)))
+    elif command in ("count", "counted"):
+        return _count(command, path, result_path)
     else:
         sys.stderr.write("unknown command: %s\n" % command)
         return 2
     return 0
 
 
+def _count(command: str, path: str, result_path: str) -> int:
+    from .counting import NO_COUNTER, count_in_process, counted
+    from .instructions import NoCounters, open_counter
+
+    try:
+        if command == "count":
+            count_in_process(path, result_path)
+        else:
+            counter = open_counter()
+            _write(result_path, _attempt(lambda job: counted(job, counter), _read(Job, path)))
+    except NoCounters as error:
+        if command == "counted":
+            return NO_COUNTER
+        _write(result_path, Measurement(WIRE_VERSION, "unsupported", str(error)))
+    return 0
+
+
 def _attempt(work: Callable[[Job], Measurement], job: Job) -> Measurement:
     try:
         return work(job)
-    except NoCounters:
-        raise
     except Unsupported as error:
         return Measurement(WIRE_VERSION, "unsupported", str(error))
     except Exception as error:  # Whatever a runtime raises is this cell's result, and must reach the host.
         return Measurement(WIRE_VERSION, "failed", "%s: %s" % (type(error).__name__, str(error).strip()))
-
-
-def _predict(job: Job) -> Measurement:
-    """Run the artifact once on every feed; its outputs are files then."""
-    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
-    library_version = runtime.load_library()
-    if job.outputs_directory is None:
-        raise ValueError("a predict job needs outputs_directory")
-    session = runtime.open_session(job.artifact, job.threads)
-    try:
-        with OutputWriter(job.outputs_directory) as writer:
-            for feed in read_feeds(job.feeds):
-                writer.write(session.named_outputs(session.run(runtime.prepare(feed))))
-    finally:
-        session.close()
-    return Measurement(
-        WIRE_VERSION, "ok", runtime_version=library_version, provider=session.provider, outputs=writer.files()
-    )
 
 
 def _read(kind: Type[T], path: str) -> T:

@@ -26,6 +26,9 @@ __all__ = ["Session", "Task"]
 
 # Timed runs in a turn: blocks of five gave closer ratios than turns of one run, and drift is still cut small.
 _TURN = 5
+# So many rounds in a row shall be precise. Whoever stops at the first interval that is narrow stops at one that is so
+# by chance, and that holds the true value less often than 95 % (benchmarks/coverage.py).
+_IN_A_ROW = 3
 # Of a sustained run: long enough for a median, and enough of them for a curve.
 _WINDOW_S = 5.0
 _LEAST_WINDOWS = 12
@@ -104,13 +107,10 @@ class Session:
             return self._is_known_otherwise(self.run, cell)
         if settings.precision is None:
             return True
-        # Twice in a row: whoever stops at the first interval that is narrow stops at one that is so by chance, and
-        # holds the true value less often than 95 % (benchmarks/coverage.py).
-        before = replace(cell, measurements=cell.measurements[:-1])
-        return (
-            _processes(before) >= settings.processes
-            and is_precise(self.run, cell, settings.precision)
-            and is_precise(self.run, before, settings.precision)
+        states = [replace(cell, measurements=cell.measurements[: len(cell.measurements) - n]) for n in range(_IN_A_ROW)]
+        return all(
+            _processes(state) >= settings.processes and is_precise(self.run, state, settings.precision)
+            for state in states
         )
 
     def _lacks_processes(self, indices: Sequence[int]) -> bool:

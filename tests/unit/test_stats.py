@@ -10,7 +10,16 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebench.stats import Percentile, log_interval, percentile, ratio, required_samples, summarise, t_quantile
+from edgebench.stats import (
+    Percentile,
+    interval,
+    log_interval,
+    percentile,
+    ratio,
+    required_samples,
+    summarise,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 30])
@@ -32,6 +41,18 @@ def test_p50_and_its_interval_are_taken_over_processes() -> None:
     assert found.p50_ci_ms == pytest.approx((math.exp(low) / 1e6, math.exp(high) / 1e6), rel=1e-3)
     assert found.samples == 21
     assert found.processes == 3
+
+
+@pytest.mark.parametrize(("count", "trimmed"), [(8, 1), (15, 1), (16, 2), (40, 5)])
+def test_from_eight_values_on_an_eighth_is_trimmed_at_each_end(count: int, trimmed: int) -> None:
+    ordered = [*np.linspace(1.0, 1.1, count - 1), 5.0]
+    # Large and small in turn: neighbours that resemble each other would widen the interval.
+    values = [float(ordered[index // 2 if index % 2 else count - 1 - index // 2]) for index in range(count)]
+    centre, bounds = interval(values)
+    share = trimmed / count
+    assert centre == pytest.approx(float(scipy.stats.trim_mean(values, share)))
+    expected = scipy.stats.mstats.trimmed_mean_ci(values, limits=(share, share))
+    assert bounds == pytest.approx(tuple(float(bound) for bound in expected), rel=2e-3)
 
 
 def test_many_iterations_of_one_process_give_no_interval() -> None:
