@@ -14,6 +14,7 @@ from typing import Literal
 
 from edgebench.agent.wire import Measurement
 from edgebench.conditions import Conditions
+from edgebench.stats import log_interval
 from edgebench.types import Cell
 
 __all__ = ["Verdict", "judge"]
@@ -32,6 +33,8 @@ _SWAP_BYTES = 10_000_000
 _TREND = 0.03
 # The slowest process over the fastest.
 _SPREAD = 1.2
+# An interval of p50 wider than this to either side has a cause, seen or not.
+_WIDE = 0.1
 # Two modes: so far apart, each with so many of the samples, and so clearly apart. A normal distribution cut in two at
 # its mean has a separation of 2.6, a uniform one of 3.5 (Ashman, Bird and Zepf 1994 give the measure).
 _MODE_RATIO = 1.1
@@ -62,6 +65,8 @@ def judge(cell: Cell, met: Conditions) -> Verdict:
     if len(measured) < _LEAST_PROCESSES:
         return Verdict(None, ("fewer than three processes were measured",), "--processes 5")
     findings = [*_throttled(met), *_polluted(met), *_modes(measured), *_drifting(measured), *_spread(measured)]
+    if not findings:
+        findings.extend(_wide(measured))
     if not findings:
         return Verdict("stable")
     return Verdict(findings[0].word, tuple(finding.evidence for finding in findings), findings[0].remedy)
@@ -160,6 +165,16 @@ def _spread(measured: Sequence[Measurement]) -> Iterator[_Finding]:
             "polluted",
             f"its processes differ: the slowest took {spread:.2f} times as long as the fastest",
             "more of them narrow the interval: --processes 15; the cause is often where memory and threads were placed",
+        )
+
+
+def _wide(measured: Sequence[Measurement]) -> Iterator[_Finding]:
+    _, bounds = log_interval([statistics.median(item.samples_ns) for item in measured])
+    if bounds is not None and math.sqrt(bounds[1] / bounds[0]) - 1 > _WIDE:
+        yield _Finding(
+            "drifting",
+            f"its processes wander: p50 is known to ± {math.sqrt(bounds[1] / bounds[0]) - 1:.0%} only",
+            "more of them narrow the interval: --processes 15, or --precision 2%; the ratios are of pairs",
         )
 
 

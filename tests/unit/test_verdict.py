@@ -168,6 +168,12 @@ def test_processes_that_differ_by_a_fifth_are_told() -> None:
     assert any("the slowest took 1.2" in evidence for evidence in verdict.evidence)
 
 
+def test_a_p50_that_is_hardly_known_is_not_called_stable() -> None:
+    verdict, _ = _judged(_processes(10.0, 11.5, 11.0, 10.2, 11.6))
+    assert verdict.word == "drifting"
+    assert "its processes wander: p50 is known to ±" in verdict.evidence[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "evidence"),
     [
