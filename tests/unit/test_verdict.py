@@ -169,7 +169,7 @@ def test_processes_that_differ_by_a_fifth_are_told() -> None:
 
 
 def test_a_p50_that_is_hardly_known_is_not_called_stable() -> None:
-    verdict, _ = _judged(_processes(10.0, 11.5, 11.0, 10.2, 11.6))
+    verdict, _ = _judged(_processes(10.0, 10.5, 11.0, 11.8, 11.3, 10.8, 10.2))
     assert verdict.word == "drifting"
     assert "its processes wander: p50 is known to ±" in verdict.evidence[0]
 
