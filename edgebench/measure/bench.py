@@ -175,6 +175,7 @@ def _of_batches(subject: Subject, batch_sizes: Sequence[int], scratch: Path, pro
         yield replace(
             subject,
             path=found.path or subject.path,
+            exported=subject.path,
             inputs=found.inputs,
             outputs=tuple(replace(spec, shape=(batch, *spec.shape[1:])) for spec in subject.outputs),
             kept=_batched(subject.kept, batch),

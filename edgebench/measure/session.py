@@ -226,7 +226,7 @@ class Session:
     def _size(self, task: Task) -> Size | None:
         if task.subject.reason is not None:
             return None
-        return compressed_size(task.subject.path, task.subject.ref.sha256)
+        return compressed_size(task.subject.exported or task.subject.path, task.subject.ref.sha256)
 
     def _job(self, task: Task) -> Job:
         subject, scenario = task.subject, parse_scenario(task.scenario)

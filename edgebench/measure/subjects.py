@@ -30,7 +30,8 @@ RUNTIME_OF_FORMAT = {
 class Subject:
     """One file to measure. `reason` says why it must not be, where it must not. `kept` are inputs that came with it,
     and `fed_with` says what it is fed with. `broken`: its file is not what was exported. `frames`: pixels
-    `[H, W, C]` to measure it with from before the preprocessing."""
+    `[H, W, C]` to measure it with from before the preprocessing. `exported`: the file that is shipped, where `path` is
+    a copy of it for another batch."""
 
     ref: ArtifactRef
     path: Path
@@ -44,6 +45,7 @@ class Subject:
     broken: bool = False
     untrained: bool = False
     frames: Sequence[NDArray[np.uint8]] = ()
+    exported: Path | None = None
 
 
 def find_subjects(paths: Sequence[Path], *, include_failed: bool) -> list[Subject]:

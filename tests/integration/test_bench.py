@@ -384,6 +384,7 @@ def test_each_batch_size_is_a_cell_whose_throughput_counts_inputs(bundle: Path, 
     cells = {(cell.artifact.name, cell.batch_size): cell for cell in run.cells}
     assert len(cells) == 6
     assert {cell.status for cell in run.cells} == {"ok"}
+    assert cells["onnx", 4].size == cells["onnx", 1].size
     # One by one or four at once: the same answers.
     assert cells["onnx", 4].accuracy == cells["onnx", 1].accuracy
     latency = figures(run, cells["onnx", 4]).latency

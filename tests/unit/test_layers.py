@@ -73,3 +73,12 @@ def test_arrows_go_one_way(path: Path) -> None:
                 "sustained",
                 "errors",
             }, f"report must not import {other}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parts[-2] in {"agent", "probes", "measure"}], ids=_names
+)
+def test_durations_are_taken_from_clocks_that_do_not_jump(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in {("time", "time"), ("time", "time_ns")}, "set clocks jump"
