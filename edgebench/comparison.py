@@ -92,15 +92,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`paired`: both sides were measured in alternation. `differs` lists what is not alike besides the artifacts, and
-    `missing` what stands on one side only or was not measured. `noise_floor` is how far apart (a share) p50 of one and
-    the same artifact may be, from A against A, or from artifacts that did not change between two runs."""
+    """`paired`: both sides were measured in alternation. `differs` lists what is not alike besides the artifacts,
+    `failed` what could not be measured on one of them, and `missing` what stands on one only. `noise_floor` is how far
+    apart (a share) p50 of one and the same artifact may be, from A against A, or from artifacts that did not change
+    between two runs."""
 
     before: Run
     after: Run
     pairs: tuple[Pair, ...]
     paired: bool
     differs: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     noise_floor: float | None = None
 
@@ -108,12 +110,11 @@ class Comparison:
 def compare_within(run: Run) -> Comparison:
     """The two sides of a run that measured both, named `A/...` and `B/...`, and A once more where it was."""
     sides = {side: _side(run, side) for side in (BEFORE, AFTER, AGAIN)}
-    matched, missing = _match(sides[BEFORE], sides[AFTER])
-    again, _ = _match(sides[BEFORE], sides[AGAIN])
-    pairs = tuple(_pair(run, run, name, before, after, paired=True) for name, before, after in matched)
-    floors = [_pair(run, run, name, before, after, paired=True) for name, before, after in again]
+    matched, again = (_match(sides[BEFORE], sides[side]) for side in (AFTER, AGAIN))
+    pairs = tuple(_pair(run, run, name, before, after, paired=True) for name, before, after in matched.pairs)
+    floors = [_pair(run, run, name, before, after, paired=True) for name, before, after in again.pairs]
     differs = tuple(_differences(run, run, pairs))
-    return Comparison(run, run, pairs, True, differs, missing, _floor(floors))
+    return Comparison(run, run, pairs, True, differs, matched.failed, matched.missing, _floor(floors))
 
 
 def _side(run: Run, side: str) -> dict[tuple[Any, ...], Cell]:
@@ -128,12 +129,13 @@ def compare_runs(before: Run, after: Run) -> Comparison:
     """The cells that two runs have in common. Of a run with one artifact each, the two are compared whatever they are
     called."""
     theirs, ours = ({_key(cell, cell.artifact.name): cell for cell in run.cells} for run in (before, after))
-    matched, missing = _match(theirs, ours)
-    pairs = [_pair(before, after, name, one, other, paired=False) for name, one, other in matched]
+    matched = _match(theirs, ours)
+    pairs = [_pair(before, after, name, one, other, paired=False) for name, one, other in matched.pairs]
     unchanged = [pair for pair in pairs if _is_unchanged(pair)]
     floor = _floor(unchanged) if len(unchanged) < len(pairs) else None
     widened = tuple(pair if floor is None or _is_unchanged(pair) else _widened(pair, floor) for pair in pairs)
-    return Comparison(before, after, widened, False, tuple(_differences(before, after, pairs)), missing, floor)
+    differs = tuple(_differences(before, after, pairs))
+    return Comparison(before, after, widened, False, differs, matched.failed, matched.missing, floor)
 
 
 def _is_unchanged(pair: Pair) -> bool:
@@ -161,29 +163,43 @@ def _key(cell: Cell, name: str) -> tuple[Any, ...]:
     return (name, cell.device, cell.runtime, cell.threads, cell.batch_size, cell.scenario)
 
 
-def _match(
-    before: Mapping[tuple[Any, ...], Cell], after: Mapping[tuple[Any, ...], Cell]
-) -> tuple[list[tuple[str, Cell, Cell]], tuple[str, ...]]:
-    """Pairs of the same name, runtime, device and settings; then of the same name and runtime; then the only two."""
+@dataclass(frozen=True)
+class _Matched:
+    """Pairs that were measured on both sides, and in words what was not: `failed` on one of them, or only on one."""
+
+    pairs: tuple[tuple[str, Cell, Cell], ...]
+    failed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def _match(before: Mapping[tuple[Any, ...], Cell], after: Mapping[tuple[Any, ...], Cell]) -> _Matched:
+    """Cells of the same name and settings; then of the same name, runtime and scenario; and where each side has one
+    artifact, whatever the two are called. Never of two scenarios: their latencies are of two kinds."""
+    ways: list[Callable[[tuple[Any, ...]], tuple[Any, ...]]] = [lambda key: key, lambda key: (key[0], key[2], key[5])]
+    if all(len({key[0] for key in side}) == 1 for side in (before, after)):
+        ways += [lambda key: key[1:], lambda key: (key[2], key[5]), lambda key: (key[5],)]
     matched: list[tuple[str, Cell, Cell]] = []
     rest_before, rest_after = dict(before), dict(after)
-    for alike in (lambda key: key, lambda key: (key[0], key[2]), lambda key: ()):
+    for alike in ways:
         for key in list(rest_before):
             found = [other for other in rest_after if alike(other) == alike(key)]
             same = [other for other in rest_before if alike(other) == alike(key)]
             if len(found) == 1 and len(same) == 1:
                 one, other = rest_before.pop(key), rest_after.pop(found[0])
-                name = key[0] if key[0] == found[0][0] else f"{key[0]} → {found[0][0]}"
-                matched.append((name, one, other))
-    measured = [item for item in matched if item[1].measurements and item[2].measurements]
-    missing = [
-        f"{key[0]}: only in {side}" for side, rest in ((BEFORE, rest_before), (AFTER, rest_after)) for key in rest
-    ]
+                matched.append((key[0] if key[0] == found[0][0] else f"{key[0]} → {found[0][0]}", one, other))
+    failed = []
     for name, *cells in matched:
-        for side, cell in zip((BEFORE, AFTER), cells, strict=True):
-            if not cell.measurements:
-                missing.append(f"{name}: {cell.status} in {side}: {cell.reason}")
-    return measured, tuple(missing)
+        statuses = {cell.status for cell in cells}
+        # What neither side could measure is no difference between them.
+        if statuses != {"ok"} and not statuses <= {"skipped", "unsupported"}:
+            sides = zip((BEFORE, AFTER), cells, strict=True)
+            failed += [f"{name}: {cell.status} in {side}: {cell.reason}" for side, cell in sides if cell.status != "ok"]
+    rests = ((BEFORE, rest_before), (AFTER, rest_after))
+    return _Matched(
+        tuple(item for item in matched if item[1].status == item[2].status == "ok"),
+        tuple(failed),
+        tuple(f"{key[0]}: only in {side}" for side, rest in rests for key in rest),
+    )
 
 
 def _pair(before_run: Run, after_run: Run, name: str, before: Cell, after: Cell, *, paired: bool) -> Pair:
@@ -213,7 +229,7 @@ def _worse(found: stats.Ratio | None) -> tuple[float | None, stats.Interval | No
 
 
 def _median(item: Measurement) -> float | None:
-    return statistics.median(item.samples_ns) if item.turns else None
+    return statistics.median(item.samples_ns) if item.samples_ns else None
 
 
 def _unpaired(before: Cell, after: Cell, read: Callable[[Measurement], float | None]) -> stats.Ratio | None:
@@ -224,14 +240,11 @@ def _unpaired(before: Cell, after: Cell, read: Callable[[Measurement], float | N
 def _per_process(
     name: str, read: Callable[[Measurement], float | None], before: Cell, after: Cell, paired: bool
 ) -> Change:
-    scale = 1e6
-    middles = []
-    for cell in (before, after):
-        values = [value for item in cell.measurements if (value := read(item)) is not None]
-        middles.append(statistics.median(values) / scale if values else None)
+    sides = [[value for item in cell.measurements if (value := read(item)) is not None] for cell in (before, after)]
+    middles = [statistics.median(values) / 1e6 if values else None for values in sides]
     if None in middles:
         return Change(name, middles[0], middles[1], reason="not measured")
-    if min(value for value in middles if value is not None) <= 0:
+    if min(value for values in sides for value in values) <= 0:
         return Change(name, middles[0], middles[1], reason="too small to be told from none")
     if paired:
         theirs = {item.round: read(item) for item in before.measurements}

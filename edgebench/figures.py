@@ -124,7 +124,7 @@ def is_precise(run: Run, cell: Cell, percent: float) -> bool:
     if latency is None or not _is_narrow(latency.p50_ci_ms, percent):
         return False
     baseline = baseline_cell(run, cell)
-    if baseline is None or baseline is cell:
+    if baseline is None or not baseline.measurements:
         return True
     relative = latency_ratio(baseline, cell)
     return relative is not None and _is_narrow(relative.ci, percent)
@@ -135,7 +135,7 @@ def _is_narrow(interval: stats.Interval | None, percent: float) -> bool:
 
 
 def _laps(measurement: Measurement) -> dict[int, tuple[int, ...]]:
-    return {turn.lap: turn.samples_ns for turn in measurement.turns}
+    return {turn.lap: turn.samples_ns for turn in measurement.turns if turn.samples_ns}
 
 
 def _frames(cell: Cell) -> Frames | None:

@@ -24,6 +24,11 @@ class Gate:
     limit: float
     text: str
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether measuring for longer can decide it."""
+        return METRICS[self.metric] == "ms" or self.metric == "memory"
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -71,7 +76,8 @@ def decide(gate: Gate, pair: Pair) -> Decision:
         return Decision(gate, pair, "failed", known)
     if high <= gate.limit:
         return Decision(gate, pair, "held", known)
-    return Decision(gate, pair, "undecided", f"{known}, which holds the limit: measure for longer with --max-time")
+    remedy = "measure for longer with --max-time" if gate.is_timed else "give more --data"
+    return Decision(gate, pair, "undecided", f"{known}, which holds the limit: {remedy}")
 
 
 def _in_words(change: Change) -> str:

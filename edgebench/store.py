@@ -142,7 +142,12 @@ def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     if isinstance(settings, dict):
         settings = {key: value for key, value in settings.items() if key != "min_iterations"}
         # It bounded each process then, and bounds the cell now.
-        settings["max_time_s"] = settings.get("max_time_s", 5.0) * settings.get("processes", 5)
+        limit_s, processes = settings.get("max_time_s", 5.0), settings.get("processes", 5)
+        if isinstance(limit_s, (int, float)) and isinstance(processes, int):
+            settings["max_time_s"] = float(limit_s * processes)
+    cells = document.get("cells")
+    if not isinstance(cells, list):
+        return {**document, "schema": SCHEMA, "settings": settings}
     cells = [
         {
             **cell,
@@ -150,7 +155,7 @@ def _from_1(document: dict[str, Any]) -> dict[str, Any]:
         }
         if isinstance(cell, dict) and isinstance(cell.get("measurements"), list)
         else cell
-        for cell in document.get("cells", ())
+        for cell in cells
     ]
     return {**document, "schema": SCHEMA, "settings": settings, "cells": cells}
 
@@ -159,5 +164,6 @@ def _measurement_from_1(measurement: Any, number: int) -> Any:
     if not isinstance(measurement, dict):
         return measurement
     kept = {key: value for key, value in measurement.items() if key != "samples_ns"}
-    turn = {"lap": 0, "started_ns": 0, "samples_ns": measurement.get("samples_ns", [])}
-    return {**kept, "round": number, "turns": [turn]}
+    samples = measurement.get("samples_ns")
+    turns = [{"lap": 0, "started_ns": 0, "samples_ns": samples}] if samples else []
+    return {**kept, "round": number, "turns": turns}

@@ -61,7 +61,7 @@ class _Finding:
 
 def judge(cell: Cell, met: Conditions) -> Verdict:
     """The verdict on `cell`, which was measured under the conditions `met`; the worst finding decides."""
-    measured = [item for item in cell.measurements if item.turns]
+    measured = [item for item in cell.measurements if item.samples_ns]
     if len(measured) < _LEAST_PROCESSES:
         return Verdict(None, ("fewer than three processes were measured",), "--processes 5")
     findings = [*_throttled(met), *_polluted(met), *_modes(measured), *_drifting(measured), *_spread(measured)]

@@ -135,7 +135,8 @@ class _Conductor:
             return None
         measurement = decode(Measurement, {"version": WIRE_VERSION, **loaded}, "the worker's answer")
         warm = process.ask(
-            {"do": "warm_up", "least": work.warmup, "limit_s": work.max_warmup_s}, work.max_warmup_s + work.timeout_s
+            {"do": "warm_up", "least": work.warmup, "limit_s": work.max_warmup_s},
+            5 * work.max_warmup_s + work.timeout_s,
         )
         if warm is None:
             self._give_up(index, process, measurement)

@@ -87,6 +87,6 @@ def run(args: argparse.Namespace) -> int:
     if not any(file.is_stdout for file in files.values()):
         data_console().print(render(result, decisions, margin))
     outcomes = {decision.outcome for decision in decisions}
-    if "failed" in outcomes or not result.pairs or (gates and result.missing):
+    if "failed" in outcomes or result.failed or not result.pairs or (gates and result.missing):
         return 1
     return 4 if "undecided" in outcomes else 0

@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser, *, max_time_s: float, max_time_
     )  # fmt: skip
     group.add_argument(
         "--warmup", metavar="RUNS", type=non_negative_int, default=BenchSettings.warmup,
-        help="untimed runs per process, at least; they go on while it gets faster (default: 5 runs)",
+        help="untimed runs per process, within 10 seconds; they go on while it gets faster (default: 5 runs)",
     )  # fmt: skip
     group.add_argument(
         "--iterations", metavar="N", type=positive_int, default=BenchSettings.iterations,

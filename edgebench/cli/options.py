@@ -74,10 +74,10 @@ def percentage(text: str) -> float:
 
 
 def percentiles(text: str) -> tuple[float, ...]:
-    """`50,99.9` -> (50.0, 99.9), each of at least 50 and below 100."""
+    """`50,99.9` -> (50.0, 99.9), each from 50 to 99.99."""
     values = tuple(tolerance(part) for part in comma_separated(text))
-    if any(not 50 <= value < 100 for value in values):
-        raise argparse.ArgumentTypeError(f"expected percentiles from 50 to below 100, found `{text}`")
+    if any(not 50 <= value <= 99.99 for value in values):
+        raise argparse.ArgumentTypeError(f"expected percentiles from 50 to 99.99, found `{text}`")
     return values
 
 

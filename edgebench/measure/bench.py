@@ -30,6 +30,7 @@ from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.scenarios import parse_scenario
+from edgebench.stats import HIGHEST_PERCENTILE
 from edgebench.store import SCHEMA, RunStore
 from edgebench.types import NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
 
@@ -118,8 +119,14 @@ def measure_subjects(
     Args:
         is_known: whether a cell that has its processes needs no more of them; default as `settings.precision` says.
     """
-    if min(settings.processes, settings.iterations, *(threads or (1,))) < 1:
-        raise UsageError("processes, iterations and threads are 1 or more")
+    if min(settings.processes, settings.iterations, *(threads or (1,)), *(batch_sizes or (1,))) < 1:
+        raise UsageError("processes, iterations, threads and batch sizes are 1 or more")
+    if not all(50 <= percent <= HIGHEST_PERCENTILE for percent in settings.percentiles):
+        raise UsageError(f"percentiles are from 50 to {HIGHEST_PERCENTILE}", hint="percentiles=(50.0, 95.0)")
+    # Each once: the same cell twice would be two names for one thing.
+    threads = None if threads is None else list(dict.fromkeys(threads))
+    batch_sizes = None if batch_sizes is None else list(dict.fromkeys(batch_sizes))
+    scenarios = list(dict.fromkeys(scenarios))
     subjects = [_prepared_as(item, preprocess) for item in subjects]
     evaluation = None if data is None else EvaluationData.open(data, samples, subjects)
     if evaluation is not None:
@@ -128,9 +135,8 @@ def measure_subjects(
         _warn_of_overlap(places, evaluation, watch)
         if any(subject.untrained for subject in subjects):
             watch.warn("the weights are untrained: speed and size are real, accuracy says nothing")
-    if "end-to-end" in [parse_scenario(scenario).kind for scenario in scenarios]:
-        subjects = [_with_frames(subject, evaluation) for subject in subjects]
-    profiles = [find_device(name) for name in devices]
+    kinds = [parse_scenario(scenario).kind for scenario in scenarios]
+    profiles = [find_device(name) for name in dict.fromkeys(devices)]
     store = RunStore()
     earlier = None if resume is None else store.load(resume)
     with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as name:
@@ -140,6 +146,8 @@ def measure_subjects(
             subjects = [other for item in subjects for other in _of_batches(item, batch_sizes, scratch, watch)]
             proved = sum(subject.reason is None for subject in subjects)
             watch.done(f"{proved} of {len(subjects)} answer as they do one by one")
+        if "end-to-end" in kinds:
+            subjects = [_with_frames(subject, evaluation) for subject in subjects]
         tasks = _plan(subjects, profiles, runtimes, threads, scenarios)
         if earlier is None:
             run = _new_run(tasks, settings, command, baseline, evaluation)
@@ -343,6 +351,8 @@ def _reopened(cell: Cell, task: Task) -> Cell:
     """A cell that failed is tried again: what killed its process may be over."""
     if task.subject.reason is not None or cell.status not in ("failed", "unsupported"):
         return cell
+    if any(item.status == "ok" for item in cell.measurements):
+        return replace(cell, status="ok", reason=None)
     return replace(cell, status="skipped", reason=NOT_MEASURED)
 
 

@@ -80,8 +80,8 @@ def compare(
         for pair in found.pairs:
             if cell is pair.before or cell is pair.after or cell.artifact.name.startswith(f"{AGAIN}/"):
                 sure = pair.widened(_SURE)
-                undecided = any(decide(gate, sure).outcome == "undecided" for gate in gates)
-                if undecided or (not gates and sure.verdict(_share(margin, found.noise_floor)) == "not known"):
+                undecided = any(decide(gate, sure).outcome == "undecided" for gate in gates if gate.is_timed)
+                if undecided or (not gates and sure.verdict(margin / 100) == "not known"):
                     return False
         return True
 
@@ -107,10 +107,6 @@ def compare(
         is_known=is_known,
     )
     return compare_within(run)
-
-
-def _share(margin: float, noise_floor: float | None) -> float:
-    return max(margin / 100, noise_floor or 0.0)
 
 
 def _artifact(side: Side) -> Path | None:

@@ -44,7 +44,8 @@ def examine(profile: DeviceProfile) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="edgebench-doctor-") as scratch:
         result = _null_round(JobRunner(Path(scratch)))
         yield _overhead(result)
-        yield from _state(result.states[-1], result.notes)
+        if result.states:
+            yield from _state(result.states[-1], result.notes)
         yield _energy()
         yield _instructions(scratch)
     yield Finding("threads", f"{profile.threads or 'the physical cores'} of {usable_cpus()} usable CPUs")

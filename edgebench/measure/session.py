@@ -117,7 +117,8 @@ class Session:
         return any(_processes(self.run.cells[index]) < self.run.settings.processes for index in indices)
 
     def _next_round(self) -> int:
-        return 1 + max((entry.round for entry in self.run.ledger), default=-1)
+        measured = [item.round for cell in self.run.cells for item in cell.measurements if item.round is not None]
+        return 1 + max((*(entry.round for entry in self.run.ledger), *measured), default=-1)
 
     def _round(self, number: int, indices: Sequence[int]) -> None:
         result = self._runner.measure(self._work(number, indices))
@@ -178,11 +179,11 @@ class Session:
         self._put(changes)
 
     def count(self, progress: Progress) -> None:
-        """Instructions of every measured cell, once per artifact and runtime."""
-        wanted: dict[tuple[str, str], list[int]] = {}
+        """Instructions of every measured cell, once per artifact, runtime and batch."""
+        wanted: dict[tuple[str, str, int], list[int]] = {}
         for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
             if cell.status == "ok" and cell.instructions is None:
-                wanted.setdefault((task.subject.ref.name, task.runtime), []).append(index)
+                wanted.setdefault((task.subject.ref.name, task.runtime, cell.batch_size), []).append(index)
         progress.start("count", total=len(wanted))
         refused: dict[str, None] = {}
         for indices in wanted.values():
@@ -212,8 +213,10 @@ class Session:
             )
             result = self._runner.measure(work)
             (found,) = result.measurements
-            cell = replace(self.run.cells[index], sustained=found.windows)
-            if found.status != "ok":
+            cell = self.run.cells[index]
+            if found.status == "ok":
+                cell = replace(cell, sustained=found.windows)
+            else:
                 cell = replace(cell, status="failed", reason=f"sustained: {found.reason}")
             self._put({index: cell}, self._entry(index, self._next_round(), result))
             progress.advance()

@@ -25,6 +25,7 @@ def document(comparison: Comparison, decisions: Sequence[Decision], margin: floa
         "noise_floor": comparison.noise_floor,
         "margin": margin,
         "differs": list(comparison.differs),
+        "failed": list(comparison.failed),
         "missing": list(comparison.missing),
         "pairs": [
             {
@@ -72,6 +73,11 @@ def junit(comparison: Comparison, decisions: Sequence[Decision], margin: float) 
         counts["tests"] += 1
         words = verdict_words(pair, max(margin, comparison.noise_floor or 0.0))
         ElementTree.SubElement(case, "system-out").text = words
+    for text in (*comparison.failed, *comparison.missing):
+        case = ElementTree.SubElement(suite, "testcase", classname=text.partition(":")[0], name="measured")
+        counts["tests"] += 1
+        counts["errors"] += 1
+        ElementTree.SubElement(case, "error", message=text, type="missing")
     for name, count in counts.items():
         suite.set(name, str(count))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -144,7 +144,7 @@ def _notes(comparison: Comparison) -> list[str]:
                 "of the others are wider by that"
             )
     lines.extend(f"differs: {text}" for text in comparison.differs)
-    lines.extend(f"not compared: {text}" for text in comparison.missing)
+    lines.extend(f"not compared: {text}" for text in (*comparison.failed, *comparison.missing))
     return lines
 
 

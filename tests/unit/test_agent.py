@@ -309,6 +309,16 @@ def test_a_warm_up_that_never_settles_ends_with_its_time_and_says_so() -> None:
     assert not found.steady
 
 
+def test_a_slow_model_is_not_called_unsteady_for_want_of_time() -> None:
+    found = Loop(lambda _: time.sleep(0.03), [0]).warm_up(5, 0.05)
+    assert found.steady
+    assert found.runs >= 5
+
+
+def test_the_runs_that_were_asked_for_end_with_five_times_the_limit() -> None:
+    assert Loop(lambda _: time.sleep(0.02), [0]).warm_up(1000, 0.05).runs < 100
+
+
 def test_no_warm_up_is_none() -> None:
     seen: list[int] = []
     assert Loop(seen.append, [0]).warm_up(0, 60.0).runs == 0

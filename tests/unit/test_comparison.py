@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from edgebench.agent.wire import InstructionCount, Turn
+from edgebench.agent.wire import InstructionCount, Memory, Turn
 from edgebench.comparison import Comparison, compare_runs, compare_within
 from edgebench.errors import UsageError
 from edgebench.gate import decide, parse_gates
@@ -216,3 +216,44 @@ def test_markdown_has_the_verdict_and_the_gates() -> None:
     assert "| onnx | 10.000 ± 0.020 |" in text
     assert "| slower |" in text
     assert "❌ p50>5%: onnx: failed" in text
+
+
+def test_a_side_that_failed_is_no_pair_and_fails_the_comparison() -> None:
+    broken = _timed("B/onnx", *SAME, status="failed", reason="the runtime crashed")
+    found = _sides(_timed("A/onnx", *SAME), broken)
+    assert found.pairs == ()
+    assert found.failed == ("onnx: failed in B: the runtime crashed",)
+    assert ElementTree.fromstring(ci.junit(found, [], 0.01)).get("errors") == "1"
+
+
+def test_what_neither_side_could_measure_is_no_difference() -> None:
+    skipped = {"status": "skipped", "reason": "not exported", "measurements": ()}
+    sides = [_timed(f"{side}/onnx", *SAME) for side in "AB"] + [cell(f"{side}/int8", **skipped) for side in "AB"]
+    found = compare_within(run(*sides))
+    assert [pair.name for pair in found.pairs] == ["onnx"]
+    assert (found.failed, found.missing) == ((), ())
+
+
+def test_two_artifacts_of_other_names_are_compared_for_each_number_of_threads() -> None:
+    sides = [_timed(name, *SAME, threads=count) for name in ("A/old", "B/new") for count in (1, 2)]
+    found = compare_within(run(*sides))
+    assert [(pair.name, pair.after.threads) for pair in found.pairs] == [("old → new", 1), ("old → new", 2)]
+
+
+def test_artifacts_that_have_nothing_in_common_are_not_compared() -> None:
+    sides = [_timed(name, *SAME) for name in ("A/onnx", "A/sim", "B/onnx", "B/int8")]
+    found = compare_within(run(*sides))
+    assert [pair.name for pair in found.pairs] == ["onnx"]
+    assert found.missing == ("sim: only in A", "int8: only in B")
+
+
+def test_scenarios_are_never_compared_with_each_other() -> None:
+    assert compare_runs(*_two_runs(1.0, scenario="paced:30")).pairs == ()
+
+
+def test_a_process_without_memory_of_its_own_is_told_and_no_error() -> None:
+    nothing = Memory(100, 100, 100, "VmHWM")
+    flat = tuple(replace(item, memory=nothing) for item in _timed("onnx", *SAME).measurements)
+    before = run(_timed("onnx", *SAME), identifier="a")
+    after = run(cell("onnx", measurements=flat, artifact=ArtifactRef("onnx", "onnx", "fp32", "x")), identifier="b")
+    assert "too small" in (compare_runs(before, after).pairs[0].changes["memory"].reason or "")

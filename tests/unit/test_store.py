@@ -140,3 +140,12 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         load_run(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "document", [{"schema": 1, "cells": None}, {"schema": 1, "settings": {"max_time_s": None}, "cells": [{}]}]
+)
+def test_an_old_run_that_was_edited_is_refused_without_a_traceback(document: object, tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="not a run"):
+        load_run(tmp_path / "old.json")
