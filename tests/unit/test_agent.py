@@ -190,7 +190,7 @@ def test_a_process_that_is_killed_in_its_turn_keeps_what_it_measured(job: Job, t
         cwd=ROOT,
     )
     worker = _child_of(process.pid)
-    time.sleep(2.0)
+    time.sleep(4.0)  # It loads within a second or so, and then has turns for a minute.
     os.kill(worker, signal.SIGKILL)
     assert process.wait(timeout=60) == 0
     (only,) = decode(RoundResult, json.loads((tmp_path / "result.json").read_text())).measurements
