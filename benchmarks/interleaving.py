@@ -82,7 +82,7 @@ WAYS: dict[str, Way] = {
 def _ready(job: Job, path: str) -> WorkerProcess:
     process = WorkerProcess(job, path)
     process.ask(None, TIMEOUT_S)
-    process.ask({"do": "warm_up", "least": 5, "limit_s": 2.0}, TIMEOUT_S)
+    process.ask({"do": "warm_up", "least": 5, "limit_s": 2.0, "longest_s": 10.0}, TIMEOUT_S)
     return process
 
 

@@ -62,7 +62,7 @@ def _p50_ratio(path: Path, side: int, most_rounds: int) -> tuple[stats.Ratio, fl
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds = [random_feed((input_spec(side),), seed=0, index=index) for index in range(4)]
     loop = Loop(OrtSession(session).run, feeds)
-    loop.warm_up(20, 2.0)
+    loop.warm_up(20, 2.0, 10.0)
     order = random.Random(0)
     rounds: list[tuple[Laps, Laps]] = []
     while True:

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
-    "HIGHEST_PERCENTILE",
     "Interval",
     "Latency",
     "Percentile",
@@ -49,9 +48,6 @@ _TRIMMED = 0.125
 _LEAST_COMMON_LAPS = 3
 # MLPerf Inference's early-stopping rule: with this confidence the true percentile is no higher than the observed one.
 _PERCENTILE_DOUBT = 0.01
-
-# Beyond it the samples that are needed take days.
-HIGHEST_PERCENTILE = 99.99
 
 Interval = tuple[float, float]
 Laps = Mapping[int, Sequence[int]]

@@ -13,6 +13,7 @@ from edgebench.agent.state import State
 from edgebench.agent.wire import InstructionCount, Interpolation, Measurement, Preprocess, TensorSpec, Window
 
 __all__ = [
+    "HIGHEST_PERCENTILE",
     "NOT_MEASURED",
     "Accuracy",
     "Artifact",
@@ -230,6 +231,10 @@ class Cell:
 
 # The reason of a cell that an interruption left without a measurement.
 NOT_MEASURED = "not measured: the run was interrupted"
+
+
+# Beyond it the samples that are needed take days.
+HIGHEST_PERCENTILE = 99.99
 
 
 @dataclass(frozen=True)

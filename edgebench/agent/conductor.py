@@ -134,10 +134,13 @@ class _Conductor:
             self._give_up(index, process, None)
             return None
         measurement = decode(Measurement, {"version": WIRE_VERSION, **loaded}, "the worker's answer")
-        warm = process.ask(
-            {"do": "warm_up", "least": work.warmup, "limit_s": work.max_warmup_s},
-            5 * work.max_warmup_s + work.timeout_s,
-        )
+        command = {
+            "do": "warm_up",
+            "least": work.warmup,
+            "limit_s": work.max_warmup_s,
+            "longest_s": work.longest_warmup_s,
+        }
+        warm = process.ask(command, work.longest_warmup_s + work.timeout_s)
         if warm is None:
             self._give_up(index, process, measurement)
             return None

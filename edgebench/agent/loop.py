@@ -16,8 +16,6 @@ from .wire import WarmUp
 # best one before it.
 _WINDOW = 5
 _STILL_FASTER = 0.98
-# The runs that were asked for may take so many times the limit of warming up.
-_LONGEST_LEAST = 5
 # A turn begins with untimed runs, one at least: another process had the caches meanwhile. A model of 20 microseconds
 # was 10 % slower in its first runs, one of 2 milliseconds in none.
 _LEAD_IN_S = 0.002
@@ -38,9 +36,9 @@ class Loop:
         """Nanoseconds of the first inference."""
         return self.timed(1, 0.0)[0]
 
-    def warm_up(self, least: int, limit_s: float) -> WarmUp:
+    def warm_up(self, least: int, limit_s: float, longest_s: float) -> WarmUp:
         """Run until a window of runs is no faster than the best one before it, for `limit_s` at most; and `least` runs
-        (0 for no warm-up at all), for five times that at most. Unsteady is what was seen to get faster to the end."""
+        (0 for no warm-up at all), for `longest_s` at most. Unsteady is what was seen to get faster to the end."""
         begun = time.perf_counter_ns()
         best, runs, steady = float("inf"), 0, True
         while least > 0:
@@ -50,7 +48,7 @@ class Loop:
             steady = median >= _STILL_FASTER * best or best == float("inf")
             settled = steady and runs >= 2 * _WINDOW
             spent_s = (time.perf_counter_ns() - begun) / 1e9
-            if (runs >= least and (settled or spent_s > limit_s)) or spent_s > _LONGEST_LEAST * limit_s:
+            if (runs >= least and (settled or spent_s > limit_s)) or spent_s > longest_s:
                 break
             best = min(best, median)
         return WarmUp(runs, steady)

@@ -97,11 +97,12 @@ class Job:
 class Round:
     """Jobs measured in alternation, one fresh process each, all loaded at once while only one of them runs.
 
-    Each process loads, runs once, and warms up until it gets no faster: for `max_warmup_s` at most, or five times that
-    if `warmup` runs take so long. Then, in `laps`, each process has a turn, in an order drawn anew from `seed`: `turn`
-    timed runs or a few milliseconds of them, or fewer once they took `turn_s`. A process that has timed `max_time_s`
-    leaves. One that does not answer within `timeout_s` is killed. Before all that the device may have `max_wait_s` to
-    come to rest: to where others use less than `quiet_cpus` CPUs, and to `cooldown_c` degrees Celsius if given.
+    Each process loads, runs once, and warms up until it gets no faster: for `max_warmup_s` at most, or for
+    `longest_warmup_s` if `warmup` runs take so long. Then, in `laps`, each process has a turn, in an order drawn anew
+    from `seed`: `turn` timed runs or a few milliseconds of them, or fewer once they took `turn_s`. A process that has
+    timed `max_time_s` leaves. One that does not answer within `timeout_s` is killed. Before all that the device may
+    have `max_wait_s` to come to rest: to where others use less than `quiet_cpus` CPUs, and to `cooldown_c` degrees
+    Celsius if given.
 
     With `sustained_s` each process in its turn runs for so long without a pause, after its laps, for a curve of windows
     of `window_s`.
@@ -112,6 +113,7 @@ class Round:
     seed: str
     warmup: int = 5
     max_warmup_s: float = 2.0
+    longest_warmup_s: float = 10.0
     laps: int = 10
     turn: int = 5
     turn_s: float = 1.0

@@ -77,7 +77,7 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
             if command["do"] == "end":
                 break
             if command["do"] == "warm_up":
-                answer(warm_up=encode(loop.warm_up(command["least"], command["limit_s"])))
+                answer(warm_up=encode(loop.warm_up(command["least"], command["limit_s"], command["longest_s"])))
             elif command["do"] == "window":
                 answer(**loop.window(command["seconds"]))
             else:

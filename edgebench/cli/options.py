@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+from edgebench.types import HIGHEST_PERCENTILE
+
 __all__ = [
     "comma_separated",
     "non_negative_int",
@@ -76,8 +78,8 @@ def percentage(text: str) -> float:
 def percentiles(text: str) -> tuple[float, ...]:
     """`50,99.9` -> (50.0, 99.9), each from 50 to 99.99."""
     values = tuple(tolerance(part) for part in comma_separated(text))
-    if any(not 50 <= value <= 99.99 for value in values):
-        raise argparse.ArgumentTypeError(f"expected percentiles from 50 to 99.99, found `{text}`")
+    if any(not 50 <= value <= HIGHEST_PERCENTILE for value in values):
+        raise argparse.ArgumentTypeError(f"expected percentiles from 50 to {HIGHEST_PERCENTILE}, found `{text}`")
     return values
 
 

@@ -30,9 +30,8 @@ from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.scenarios import parse_scenario
-from edgebench.stats import HIGHEST_PERCENTILE
 from edgebench.store import SCHEMA, RunStore
-from edgebench.types import NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
+from edgebench.types import HIGHEST_PERCENTILE, NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
 
 __all__ = ["bench", "measure_subjects"]
 

@@ -42,7 +42,7 @@ class JobRunner:
     def measure(self, work: Round) -> RoundResult:
         """What the processes of a round saw; a process that dies or hangs is a failed measurement."""
         # Loading, warming up, turns and the end, each within its own limit, which the conductor holds.
-        each_s = 2 * work.max_time_s + 5 * work.max_warmup_s + work.sustained_s + 2 * work.timeout_s
+        each_s = 2 * work.max_time_s + work.longest_warmup_s + work.sustained_s + 2 * work.timeout_s
         limit_s = work.max_wait_s + len(work.jobs) * each_s
         result = self._run("round", work, limit_s)
         if isinstance(result, str):

@@ -115,7 +115,7 @@ def find_architecture(keys_and_shapes: Shapes, stem: str, arch: str | None) -> A
     for candidate, costly in _by_shape(own, shapes, {_label(trial.candidate) for trial in trials}):
         try:
             trials.append(_try(candidate, shapes, meta_only=not costly))
-        except (EdgebenchError, NotImplementedError, RuntimeError):
+        except (EdgebenchError, RuntimeError):
             continue  # nobody asked for this one, so that it does not build is not this file's concern
         if trials[-1].misfit.fits:
             how = f"{_label(candidate)} was found by its keys and shapes; the file's name does not say."
@@ -217,7 +217,7 @@ def _shapes(candidate: Factory | zoo.ZooNetwork, classes: int | None, auxiliary:
         try:
             with torch.device("meta"):
                 network = _build(candidate, classes, auxiliary)
-        except (SourceError, NotImplementedError, RuntimeError):
+        except (SourceError, RuntimeError):
             # A constructor that reads values (torchvision's regnet) cannot run without them.
             if meta_only:
                 raise

@@ -194,7 +194,7 @@ def _classify_zip(spec: str, path: Path) -> tuple[SourceKind, tuple[str, ...]]:
             raise SourceError(f"{spec} is {_foreign_zip(archive.namelist())}, not a model", hint=_FORMS)
     except pickles.DamagedPickle as error:
         raise SourceError(f"{spec} is a torch file whose data.pkl is damaged", hint=_DAMAGED_HINT) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise SourceError(f"{spec} is a zip archive that is cut short or damaged", hint=_DAMAGED_HINT) from error
 
 

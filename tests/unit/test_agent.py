@@ -176,19 +176,7 @@ def test_a_job_that_fails_leaves_the_others_their_turns(job: Job, tmp_path: Path
 
 
 def test_a_process_that_is_killed_in_its_turn_keeps_what_it_measured(job: Job, tmp_path: Path) -> None:
-    work = _round(job, laps=100000, max_time_s=60.0)
-    (tmp_path / "message.json").write_text(json.dumps(encode(work)))
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "edgebench.agent",
-            "round",
-            str(tmp_path / "message.json"),
-            str(tmp_path / "result.json"),
-        ],
-        cwd=ROOT,
-    )
+    process = _start(_round(job, laps=100000, max_time_s=60.0), tmp_path)
     worker = _child_of(process.pid)
     time.sleep(4.0)  # It loads within a second or so, and then has turns for a minute.
     os.kill(worker, signal.SIGKILL)
@@ -200,19 +188,7 @@ def test_a_process_that_is_killed_in_its_turn_keeps_what_it_measured(job: Job, t
 
 
 def test_workers_end_with_a_conductor_that_is_killed(job: Job, tmp_path: Path) -> None:
-    work = _round(job, job, laps=100000, max_time_s=60.0)
-    (tmp_path / "message.json").write_text(json.dumps(encode(work)))
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "edgebench.agent",
-            "round",
-            str(tmp_path / "message.json"),
-            str(tmp_path / "result.json"),
-        ],
-        cwd=ROOT,
-    )
+    process = _start(_round(job, job, laps=100000, max_time_s=60.0), tmp_path)
     worker = _child_of(process.pid)
     time.sleep(1.0)
     process.kill()
@@ -221,6 +197,13 @@ def test_workers_end_with_a_conductor_that_is_killed(job: Job, tmp_path: Path) -
     while _lives(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _lives(worker)
+
+
+def _start(work: Round, directory: Path) -> subprocess.Popen[bytes]:
+    message_path, result_path = directory / "message.json", directory / "result.json"
+    message_path.write_text(json.dumps(encode(work)))
+    command = [sys.executable, "-m", "edgebench.agent", "round", str(message_path), str(result_path)]
+    return subprocess.Popen(command, cwd=ROOT)
 
 
 def _child_of(pid: int) -> int:
@@ -298,28 +281,28 @@ def test_short_runs_are_timed_more_often_than_asked() -> None:
 
 def test_a_warm_up_goes_on_while_it_gets_faster() -> None:
     pauses = iter([0.02] * 5 + [0.01] * 5 + [0.005] * 1000)
-    found = Loop(lambda _: time.sleep(next(pauses)), [0]).warm_up(1, 60.0)
+    found = Loop(lambda _: time.sleep(next(pauses)), [0]).warm_up(1, 60.0, 300)
     assert found.steady
     assert found.runs >= 15
 
 
 def test_a_warm_up_that_never_settles_ends_with_its_time_and_says_so() -> None:
     pauses = iter([0.03 / 1.05**number for number in range(1000)])
-    found = Loop(lambda _: time.sleep(next(pauses)), [0]).warm_up(1, 0.2)
+    found = Loop(lambda _: time.sleep(next(pauses)), [0]).warm_up(1, 0.2, 1)
     assert not found.steady
 
 
 def test_a_slow_model_is_not_called_unsteady_for_want_of_time() -> None:
-    found = Loop(lambda _: time.sleep(0.03), [0]).warm_up(5, 0.05)
+    found = Loop(lambda _: time.sleep(0.03), [0]).warm_up(5, 0.05, 0.25)
     assert found.steady
     assert found.runs >= 5
 
 
-def test_the_runs_that_were_asked_for_end_with_five_times_the_limit() -> None:
-    assert Loop(lambda _: time.sleep(0.02), [0]).warm_up(1000, 0.05).runs < 100
+def test_the_runs_that_were_asked_for_have_a_limit_of_their_own() -> None:
+    assert Loop(lambda _: time.sleep(0.02), [0]).warm_up(1000, 0.05, 0.25).runs < 100
 
 
 def test_no_warm_up_is_none() -> None:
     seen: list[int] = []
-    assert Loop(seen.append, [0]).warm_up(0, 60.0).runs == 0
+    assert Loop(seen.append, [0]).warm_up(0, 60.0, 300).runs == 0
     assert seen == []
