@@ -56,8 +56,9 @@ def _parse(text: str) -> Gate:
         raise UsageError(f"`{text}` is not a gate", hint=hint)
     metric, limit, unit = found.groups()
     if metric not in METRICS:
-        near = difflib.get_close_matches(metric.lower(), METRICS, n=1, cutoff=0.5)
-        meant = f"did you mean {near[0]}? " if near else ""
+        near = difflib.get_close_matches(metric.lower(), METRICS, n=2)
+        # Of two that are as near, such as p50 and p95 to p5O, either may be meant.
+        meant = f"did you mean {near[0]}? " if len(near) == 1 else ""
         raise UsageError(f"`{text}`: there is no metric `{metric}`", hint=f"{meant}there are: {', '.join(METRICS)}")
     if (unit == "%") == (metric == "accuracy"):
         expected = "points: accuracy>1pt" if metric == "accuracy" else f"percent: {metric}>5%"

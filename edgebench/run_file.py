@@ -44,7 +44,8 @@ def load_run(run: str | Path) -> Run:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
+        hint = "it may have been cut: write it again with `bench --json`, or give the id of the stored run"
+        raise UsageError(f"{path} is not JSON: {error}", hint=hint) from error
     if isinstance(document, dict) and isinstance(document.get("cells"), list):
         document["cells"] = [_raw(cell) for cell in document["cells"]]
     return decode_run(document, str(path))

@@ -145,7 +145,7 @@ def _drifting(measured: Sequence[Measurement]) -> Iterator[_Finding]:
         yield _Finding(
             "drifting",
             f"processes became {_times(change)} from the first to the last",
-            "more of them show whether it settles: --processes 15; for heat: --cooldown 50",
+            f"more of them show whether it settles: {_more(measured)}; for heat: --cooldown 50",
         )
     within = [change for item in measured if (change := _within(item)) is not None]
     if len(within) >= _LEAST_PROCESSES and abs(statistics.median(within)) > _TREND and len(_signs(within)) == 1:
@@ -164,7 +164,7 @@ def _spread(measured: Sequence[Measurement]) -> Iterator[_Finding]:
         yield _Finding(
             "polluted",
             f"its processes differ: the slowest took {spread:.2f} times as long as the fastest",
-            "more of them narrow the interval: --processes 15; the cause is often where memory and threads were placed",
+            f"more of them narrow the interval: {_more(measured)}; the cause is often where memory and threads lie",
         )
 
 
@@ -174,8 +174,12 @@ def _wide(measured: Sequence[Measurement]) -> Iterator[_Finding]:
         yield _Finding(
             "drifting",
             f"its processes wander: p50 is known to ± {math.sqrt(bounds[1] / bounds[0]) - 1:.0%} only",
-            "more of them narrow the interval: --processes 15, or --precision 2%; the ratios are of pairs",
+            f"more of them narrow the interval: {_more(measured)}, or --precision 2%; the ratios are of pairs",
         )
+
+
+def _more(measured: Sequence[Measurement]) -> str:
+    return f"--processes {3 * len(measured)}"
 
 
 def _trend(values: Sequence[float]) -> float | None:

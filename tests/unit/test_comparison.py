@@ -115,6 +115,7 @@ def test_counts_of_two_methods_are_not_compared() -> None:
     ("expression", "said"),
     [
         ("memroy>5%", "did you mean memory?"),
+        ("p5O>5%", "there is no metric `p5O` there are: p50"),
         ("p50>5", "is not a gate"),
         ("p50<5%", "is not a gate"),
         ("latency>5%", "there are: p50"),
