@@ -211,12 +211,28 @@ class InstructionCount:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What a tool says of `runs` warm inferences whose single times it keeps to itself, in ns; None is not said."""
+
+    runs: Optional[int] = None
+    mean_ns: Optional[int] = None
+    stdev_ns: Optional[int] = None
+    min_ns: Optional[int] = None
+    max_ns: Optional[int] = None
+    p50_ns: Optional[int] = None
+    p90_ns: Optional[int] = None
+    p95_ns: Optional[int] = None
+    p99_ns: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One process's raw truth. Times are integer nanoseconds of a monotonic clock.
 
     `status` is "ok", "unsupported" (the runtime is not there, `reason` says what installs it) or "failed"; a process
     that failed keeps the turns that it had. `cold_ns` is from the start of the process to its first result. `round` is
-    the host's number of the round that it belongs to: measurements of one round were taken in alternation.
+    the host's number of the round that it belongs to: measurements of one round were taken in alternation. A tool that
+    gives no single times has a `summary` in place of `turns`.
     """
 
     version: int
@@ -234,6 +250,7 @@ class Measurement:
     round: Optional[int] = None
     windows: Tuple[Window, ...] = ()
     instructions: Optional[InstructionCount] = None
+    summary: Optional[Summary] = None
 
     @property
     def samples_ns(self) -> Tuple[int, ...]:
