@@ -192,7 +192,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         a, b = (write_network(directory / f"{layers}.onnx", layers=layers, side=SIDE) for layers in LAYERS)
-        runner = JobRunner(directory)
+        runner = JobRunner.here(directory)
         jobs = (onnx_job(runner, a, side=SIDE), onnx_job(runner, b, side=SIDE))
         true = _ratio(runner, jobs, "without load", least=CALIBRATION_ROUNDS, most=CALIBRATION_ROUNDS)
         assert true.ci is not None

@@ -125,7 +125,7 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        runner = JobRunner(scratch)
+        runner = JobRunner.here(scratch)
         for runtime, path in _artifacts(scratch).items():
             for threads in (1, 2):
                 job = Job(

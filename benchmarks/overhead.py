@@ -87,7 +87,7 @@ def _p50_ratio(path: Path, side: int, most_rounds: int) -> tuple[stats.Ratio, fl
 
 def _null_ns(directory: Path) -> float:
     """Nanoseconds for each run of nothing: the median of turns in a round of two, which is what `bench` does."""
-    runner = JobRunner(directory)
+    runner = JobRunner.here(directory)
     job = Job(
         version=WIRE_VERSION,
         kind="measure",

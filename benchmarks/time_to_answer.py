@@ -128,7 +128,7 @@ def main() -> int:
         path = write_network(directory / "network.onnx", layers=LAYERS, side=SIDE)
         script = directory / "with_pyperf.py"
         script.write_text(PYPERF.format(path=str(path), shape=input_spec(SIDE).shape))
-        runner = JobRunner(directory)
+        runner = JobRunner.here(directory)
         for pair in range(pairs):
             print(f"pair {pair + 1}")
             ours = _edgebench(runner, path, pair)

@@ -7,10 +7,11 @@ edgebench ships. A path is taken as it is.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from edgebench.agent.codec import DecodeError, decode
 from edgebench.errors import UsageError
@@ -48,17 +49,71 @@ def find_calibration_set(name: str) -> CalibrationSet | None:
 
 
 def find_device(name: str) -> DeviceProfile:
-    """The device profile of that name.
+    """The device profile of that name. A profile that `extends` another one has that one's keys where it has none
+    itself; one that extends its own name, the profile of that name further down the search path.
 
     Raises:
-        UsageError: no such profile, or one with an unknown key.
+        UsageError: no such profile, one with an unknown key or value, or one that extends itself.
     """
-    path = _find("devices", name)
-    if path is None:
+    paths = _all("devices", name)
+    if not paths:
         raise UsageError(
-            f"there is no device profile `{name}`", hint=f"there are: {', '.join(names('devices'))} (devices/*.toml)"
+            f"there is no device profile `{name}`",
+            hint=f"there are: {', '.join(names('devices'))}; `edgebench devices new {name}` writes one",
         )
-    return _load(DeviceProfile, path, name=path.stem)
+    values, chain = _read_toml(paths[0]), [paths[0]]
+    while (parent := values.pop("extends", None)) is not None:
+        if not isinstance(parent, str):
+            raise UsageError(f"{chain[-1]}: `extends` is the name of a profile, not {parent!r}")
+        further = [path for path in _all("devices", parent) if path not in chain]
+        if not further:
+            known = "extends itself" if _all("devices", parent) else f"extends `{parent}`, and there is no such profile"
+            raise UsageError(f"{chain[-1]} {known}", hint=f"there are: {', '.join(names('devices'))}")
+        chain.append(further[0])
+        values = {**_read_toml(further[0]), **values}
+    return _checked(_decoded(DeviceProfile, values, chain[0], name=chain[0].stem), chain[0])
+
+
+# What goes into a command line must be what it seems: no option, nothing for a shell.
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+_ADDRESS = re.compile(rf"(?:{_NAME}@)?(?:{_NAME}|[0-9a-fA-F:]+(?:%{_NAME})?)")
+_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Which keys say something for which transport.
+_ONLY = {"ssh": ("address", "port", "ssh_config"), "adb": ("serial",)}
+
+
+def _checked(profile: DeviceProfile, path: Path) -> DeviceProfile:
+    def refuse(key: str, expected: str) -> NoReturn:
+        raise UsageError(f"{path}: `{key}` is {getattr(profile, key)!r}, expected {expected}")
+
+    if not re.fullmatch(_NAME, profile.name):
+        raise UsageError(f"`{profile.name}` cannot be a device's name", hint="letters, digits, `-`, `_` and `.` can")
+    for transport, keys in _ONLY.items():
+        for key in keys:
+            if profile.transport != transport and getattr(profile, key) is not None:
+                raise UsageError(f"{path}: `{key}` says nothing for a device with the transport `{profile.transport}`")
+    if profile.transport == "ssh" and profile.address is None:
+        raise UsageError(f"{path}: `address` is missing", hint='write address = "USER@HOST", as for `ssh`')
+    if profile.address is not None and not _ADDRESS.fullmatch(profile.address):
+        refuse("address", "USER@HOST, HOST or a `Host` of ~/.ssh/config")
+    if profile.serial is not None and not _SERIAL.fullmatch(profile.serial):
+        refuse("serial", "what `adb devices` lists, or HOST:PORT")
+    if profile.port is not None and not 0 < profile.port < 65536:
+        refuse("port", "1 to 65535")
+    if profile.cache_mb < 1:
+        refuse("cache_mb", "1 or more")
+    if profile.threads is not None and (not profile.threads or min(profile.threads) < 1):
+        refuse("threads", "a list of numbers from 1 on, as in [4]")
+    if profile.cpus is not None and (not profile.cpus or min(profile.cpus) < 0):
+        refuse("cpus", "a list of CPU numbers, as in [2, 3]")
+    for key in ("work_dir", "python", "governor"):
+        if (value := getattr(profile, key)) is not None and (not value or value.startswith("-") or "\n" in value):
+            refuse(key, "a path" if key != "governor" else "a governor's name")
+    for variable in profile.environment:
+        if not _VARIABLE.fullmatch(variable):
+            raise UsageError(f"{path}: environment: `{variable}` cannot be a variable's name")
+    return profile
 
 
 def load_preprocess(path: Path) -> Preprocess:
@@ -76,21 +131,35 @@ def names(folder: Folder) -> list[str]:
     return sorted(found)
 
 
-def _find(folder: Folder, name: str) -> Path | None:
+def _all(folder: Folder, name: str) -> list[Path]:
+    """The files of that name, the one that counts first; a path is taken as it is."""
     if name.endswith(".toml"):
-        return Path(name)
-    return next(
-        (path for directory in search_directories(folder) if (path := directory / f"{name}.toml").is_file()), None
-    )
+        return [Path(name)]
+    if "/" in name or name.startswith("."):
+        return []
+    return [path for directory in search_directories(folder) if (path := directory / f"{name}.toml").is_file()]
+
+
+def _find(folder: Folder, name: str) -> Path | None:
+    return next(iter(_all(folder, name)), None)
 
 
 def _load(kind: type[T], path: Path, **defaults: Any) -> T:
+    return _decoded(kind, _read_toml(path), path, **defaults)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return decode(kind, {**defaults, **tomllib.load(file)}, str(path))
+            return tomllib.load(file)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
+
+
+def _decoded(kind: type[T], values: dict[str, Any], path: Path, **defaults: Any) -> T:
+    try:
+        return decode(kind, {**defaults, **values}, str(path))
     except DecodeError as error:
         raise UsageError(str(error)) from error

@@ -70,6 +70,10 @@ class EnvironmentFailure(EdgebenchError):
     exit_code = 3
 
 
+class DeviceError(EnvironmentFailure):
+    """A device cannot be reached or used as things are."""
+
+
 class MissingExtra(EnvironmentFailure):
     """An optional dependency is not installed; the message is one line that names the extra."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self
 
 __all__ = ["Progress", "Silent"]
 
@@ -22,6 +22,9 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """Something the user should know now; `text` names the remedy."""
 
+    def beside(self, name: str) -> Progress:
+        """Progress of work that goes on beside other work, in a thread of its own, under its name."""
+
 
 class Silent:
     """Progress that nobody watches: what the Python API uses unless it is given one."""
@@ -37,3 +40,6 @@ class Silent:
 
     def warn(self, text: str) -> None:
         pass
+
+    def beside(self, name: str) -> Self:
+        return self

@@ -60,12 +60,33 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """One file of `devices/`: how a device is reached. `threads` None means as many as it has physical cores."""
+    """One file of `devices/`: how a device is reached, and how it is used while it measures.
+
+    address: of an ssh device, what `ssh` takes: `USER@HOST`, or a `Host` of the user's ssh configuration; `port` and
+        `ssh_config` (a file to read instead of ~/.ssh/config) as ssh's -p and -F.
+    serial: of an adb device, as `adb devices` lists it; None is the only one that is attached.
+    work_dir: where files are put, relative to the home directory there; at most `cache_mb` megabytes stay.
+    python: what runs the agent there, 3.8 or newer; `environment` is added to that of every command.
+    threads: None means as many as the device has physical cores. `cpus`: those that jobs are bound to.
+    governor: held while it measures and put back afterwards.
+    emulated: its answers are real, its times and memory are not.
+    """
 
     name: str
-    transport: Literal["local"]
+    transport: Literal["local", "ssh", "adb"]
     description: str = ""
+    address: str | None = None
+    port: int | None = None
+    ssh_config: str | None = None
+    serial: str | None = None
+    work_dir: str | None = None
+    cache_mb: int = 2000
+    python: str = "python3"
+    environment: dict[str, str] = field(default_factory=dict)
     threads: tuple[int, ...] | None = None
+    cpus: tuple[int, ...] | None = None
+    governor: str | None = None
+    emulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,11 +184,19 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Device:
-    """A device as a run met it: its profile's name and what it said of itself."""
+    """A device as a run met it: its profile's name and what it said of itself.
+
+    `emulated`: an emulator's times and memory say nothing about the device, so that nothing is ranked by them.
+    `background`: measured from `adb shell`, where Android runs what is not in the foreground. `error` is why it was
+    not measured to the end.
+    """
 
     name: str
     profile: str
     fingerprint: dict[str, Any]
+    emulated: bool = False
+    background: bool = False
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -294,3 +323,7 @@ class Run:
     devices: tuple[Device, ...]
     cells: tuple[Cell, ...]
     ledger: tuple[LedgerEntry, ...] = ()
+
+    def device(self, name: str) -> Device:
+        """The device that cells call so."""
+        return next(device for device in self.devices if device.name == name)

@@ -1,8 +1,12 @@
 """The agent's commands: a round of measurements, the predictions of one job, and the instructions that one executes.
 
-`round ROUND.json RESULT.json`, `predict JOB.json RESULT.json` and `count JOB.json RESULT.json` leave their result as a
-file and never on stdout, because runtimes print what they like. A failure is a result as well: they end with 0 whenever
-they could write one. `worker` and `counted` are the processes that they start.
+`round ROUND.json RESULT.json`, `predict JOB.json RESULT.json` and `count JOB.json RESULT.json` leave their result (and
+`predict` its outputs, in the directory `outputs` beside it) as a file and never on stdout, because runtimes print what
+they like. A failure is a result as well: they end with 0 whenever they could write one. `worker` and `counted` are the
+processes that they start.
+
+For a host elsewhere: `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES` runs these for it, `receive CACHE SHA256 SIZE
+OFFSET` takes a file from stdin, and `send FILE OFFSET` gives one to stdout.
 """
 
 from __future__ import annotations
@@ -29,6 +33,15 @@ def main(argv: Sequence[str]) -> int:
 
         commands_fd, answers_fd, born_ns = map(int, rest)
         return serve(_read(Job, path), commands_fd, answers_fd, born_ns)
+    if command == "serve":
+        from .serve import serve as serve_host
+
+        session, owner, cache_bytes = rest
+        return serve_host(path, session, owner, int(cache_bytes))
+    if command in ("receive", "send"):
+        from .transfer import receive, send
+
+        return receive(path, *rest) if command == "receive" else send(path, *rest)
     (result_path,) = rest
     if command == "round":
         from .conductor import conduct
@@ -37,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     elif command == "predict":
         from .predicting import predict
 
-        _write(result_path, _attempt(predict, _read(Job, path)))
+        outputs = os.path.join(os.path.dirname(result_path), "outputs")
+        _write(result_path, _attempt(lambda job: predict(job, outputs), _read(Job, path)))
     elif command in ("count", "counted"):
         return _count(command, path, result_path)
     else:

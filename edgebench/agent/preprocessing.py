@@ -34,6 +34,11 @@ def prepare_pixels(image: Any, preprocess: Preprocess) -> Any:
     Raises:
         PreprocessError: a crop larger than the image, or values in `preprocess` that do not fit it.
     """
+    return normalise_pixels(arrange_pixels(image, preprocess), preprocess)
+
+
+def arrange_pixels(image: Any, preprocess: Preprocess) -> Any:
+    """The first half of `prepare_pixels`, which asks for Pillow: channels and size; numpy uint8 `[H, W, C]`."""
     import numpy as np
     from PIL import Image
 
@@ -46,8 +51,15 @@ def prepare_pixels(image: Any, preprocess: Preprocess) -> Any:
     if preprocess.crop is not None:
         picture = _centre_crop(picture, preprocess.crop, preprocess)
 
-    pixels = np.asarray(picture, dtype=np.float32)
-    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+    pixels = np.asarray(picture)
+    return pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def normalise_pixels(pixels: Any, preprocess: Preprocess) -> Any:
+    """The second half, for which numpy is enough: float32 of what `arrange_pixels` gave."""
+    import numpy as np
+
+    pixels = pixels.astype(np.float32)
     if preprocess.channels == "bgr":
         pixels = pixels[:, :, ::-1]
     values = _normalise(pixels, preprocess)

@@ -9,7 +9,7 @@ from typing import Literal, Optional, Tuple, Union
 
 from .state import State
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Channels = Literal["rgb", "bgr", "gray"]
@@ -76,9 +76,10 @@ class Job:
     """One process's work on one artifact.
 
     kind "measure": it is a part of a Round, which says how long. kind "predict": run it once on every tensor of the
-    feeds and write its outputs, one raw file per output, to `outputs_directory`. kind "count": count the instructions
+    feeds and write its outputs, one raw file per output. kind "count": count the instructions
     of a warm inference. For the scenario "end-to-end" there are `frames`, one file each of uint8 `[H, W, C]`, and how
-    they are to be prepared for the input that the feeds describe.
+    they are to be prepared for the input that the feeds describe. A "predict" job may have one file of frames of the
+    right size in place of feeds, to be normalised for `input`; a quarter of the bytes go to the device so.
     """
 
     version: int
@@ -87,10 +88,10 @@ class Job:
     runtime: str
     threads: int
     feeds: Tuple[FeedFile, ...]
-    outputs_directory: Optional[str] = None
     scenario: Scenario = Scenario()
     frames: Tuple[FeedFile, ...] = ()
     preprocess: Optional[Preprocess] = None
+    input: Optional[TensorSpec] = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from types import TracebackType
@@ -29,7 +30,7 @@ def data_console() -> Console:
 def open_progress() -> TerminalProgress:
     """Progress on stderr; use it in a `with`."""
     console = Console(stderr=True)
-    return _DrawnProgress(console) if console.is_terminal else _PlainProgress(console)
+    return _DrawnProgress(console) if console.is_terminal else _PlainProgress()
 
 
 class TerminalProgress(Progress):
@@ -46,6 +47,7 @@ class TerminalProgress(Progress):
 
 class _DrawnProgress(TerminalProgress):
     def __init__(self, console: Console) -> None:
+        self._name = ""
         self._bar = Bar(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<12}"),
@@ -67,7 +69,7 @@ class _DrawnProgress(TerminalProgress):
         self._bar.stop()
 
     def start(self, label: str, total: int | None = None) -> None:
-        self._task = self._bar.add_task(label, total=total, result="")
+        self._task = self._bar.add_task(f"{self._name}{label}", total=total, result="")
 
     def advance(self, count: int = 1) -> None:
         if self._task is not None:
@@ -82,17 +84,24 @@ class _DrawnProgress(TerminalProgress):
     def warn(self, text: str) -> None:
         self._bar.console.print(Text(f"warning: {text}", style="yellow"))
 
+    def beside(self, name: str) -> _DrawnProgress:
+        """The same bars, with tasks of its own."""
+        other = copy.copy(self)
+        other._name, other._task = f"{name}: ", None
+        return other
+
 
 class _PlainProgress(TerminalProgress):
-    def __init__(self, console: Console) -> None:
+    def __init__(self, name: str = "") -> None:
+        self._name = name
         self._label = ""
         self._total: int | None = None
         self._count = 0
         self._spoke = 0.0
 
     def start(self, label: str, total: int | None = None) -> None:
-        self._label, self._total, self._count, self._spoke = label, total, 0, time.monotonic()
-        _say(f"{label} ...")
+        self._label, self._total, self._count, self._spoke = f"{self._name}{label}", total, 0, time.monotonic()
+        _say(f"{self._label} ...")
 
     def advance(self, count: int = 1) -> None:
         self._count += count
@@ -106,6 +115,10 @@ class _PlainProgress(TerminalProgress):
 
     def warn(self, text: str) -> None:
         _say(f"warning: {text}")
+
+    def beside(self, name: str) -> _PlainProgress:
+        """Lines that begin with the name."""
+        return _PlainProgress(f"{name}: ")
 
 
 def _say(text: str) -> None:

@@ -17,13 +17,13 @@ from edgebench.config import find_calibration_set, names
 from edgebench.errors import DataError
 from edgebench.evaluation.arrays import Split, open_cifar10, open_digits, open_mnist, open_npz
 from edgebench.evaluation.image_files import open_csv, open_imagefolder
-from edgebench.evaluation.preprocess import apply, keeps_values, resolve_preprocess
+from edgebench.evaluation.preprocess import apply, arrange, keeps_values, resolve_preprocess
 from edgebench.types import Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Dataset", "batches", "choose", "content_sha256", "open_dataset", "overlap"]
+__all__ = ["KINDS", "Dataset", "batches", "choose", "content_sha256", "open_dataset", "overlap", "pixels"]
 
 KINDS = {
     "imagefolder": "imagefolder:DIR",
@@ -158,6 +158,25 @@ def batches(
                 hint="choose a --preprocess that resizes or crops to one size",
             )
         yield np.stack(rows + rows[-1:] * (size - len(rows)))
+
+
+def pixels(
+    dataset: Dataset, indices: Sequence[int], preprocess: Preprocess | None, spec: TensorSpec
+) -> list[NDArray[np.uint8]] | None:
+    """The samples in the size and with the channels that `preprocess` gives them, uint8 `[H, W, C]`, all of one shape,
+    which are normalised where they are used; None where samples or inputs are no such images.
+
+    Raises:
+        DataError: as `batches`.
+    """
+    if preprocess is None or dataset.ready or np.dtype(spec.dtype).kind != "f":
+        return None
+    arranged = [arrange(np.asarray(dataset.load(index), dtype=np.uint8), preprocess) for index in indices]
+    if any(image.shape != arranged[0].shape for image in arranged):
+        return None
+    # Whether it fits is seen on the first.
+    next(batches(dataset, indices[:1], preprocess, spec))
+    return arranged
 
 
 def _kinds_hint() -> str:

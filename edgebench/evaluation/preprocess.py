@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgebench.agent.preprocessing import PreprocessError, prepare_pixels
+from edgebench.agent.preprocessing import PreprocessError, arrange_pixels, prepare_pixels
 from edgebench.config import load_preprocess
 from edgebench.errors import DataError, UsageError
 from edgebench.types import Preprocess
@@ -20,7 +20,7 @@ from edgebench.types import Preprocess
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BUILT_IN", "apply", "keeps_values", "resolve_preprocess"]
+__all__ = ["BUILT_IN", "apply", "arrange", "keeps_values", "resolve_preprocess"]
 
 _BUILT_IN = (
     Preprocess(
@@ -83,3 +83,16 @@ def apply(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float3
     except PreprocessError as error:
         raise DataError(str(error), hint=error.hint) from error
     return values
+
+
+def arrange(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The image in the size and with the channels that the model takes, uint8 `[H, W, C]`, not yet normalised.
+
+    Raises:
+        DataError: as `apply`.
+    """
+    try:
+        pixels: NDArray[np.uint8] = arrange_pixels(image, preprocess)
+    except PreprocessError as error:
+        raise DataError(str(error), hint=error.hint) from error
+    return pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,26 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from edgebench._version import __version__
-from edgebench.agent.environment import describe_machine, usable_cpus
 from edgebench.bundle import BUNDLE_FILE, load_bundle
 from edgebench.config import find_device
-from edgebench.errors import EdgebenchError, UsageError
+from edgebench.errors import DeviceError, EdgebenchError, UsageError
 from edgebench.evaluation.datasets import choose, open_dataset, overlap
 from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.batching import rebatched
+from edgebench.measure.devices import Connected, connected, side_by_side
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData
-from edgebench.measure.session import Session, Task
+from edgebench.measure.session import RunBook, Session, Task
 from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.scenarios import parse_scenario
 from edgebench.store import SCHEMA, RunStore
-from edgebench.types import HIGHEST_PERCENTILE, NOT_MEASURED, BenchSettings, Cell, Device, DeviceProfile, Run
+from edgebench.types import HIGHEST_PERCENTILE, NOT_MEASURED, BenchSettings, Cell, Device, Run
 
 __all__ = ["bench", "measure_subjects"]
 
@@ -138,7 +136,10 @@ def measure_subjects(
     profiles = [find_device(name) for name in dict.fromkeys(devices)]
     store = RunStore()
     earlier = None if resume is None else store.load(resume)
-    with tempfile.TemporaryDirectory(prefix="edgebench-bench-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgebench-bench-") as name,
+        connected(profiles, Path(name), watch) as found,
+    ):
         scratch = Path(name)
         if batch_sizes is not None:
             watch.start("batch sizes", total=len(subjects) * len(batch_sizes))
@@ -147,26 +148,56 @@ def measure_subjects(
             watch.done(f"{proved} of {len(subjects)} answer as they do one by one")
         if "end-to-end" in kinds:
             subjects = [_with_frames(subject, evaluation) for subject in subjects]
-        tasks = _plan(subjects, profiles, runtimes, threads, scenarios)
+        tasks = _plan(subjects, found, runtimes, threads, scenarios)
         if earlier is None:
-            run = _new_run(tasks, settings, command, baseline, evaluation)
+            run = _new_run(tasks, found, settings, command, baseline, evaluation)
         else:
-            run = _earlier_run(earlier, tasks, evaluation)
-        session = Session(store=store, runner=JobRunner(scratch), tasks=tasks, run=run, is_known=is_known)
+            run = _earlier_run(earlier, tasks, found, evaluation)
+        book = RunBook(store, run)
+
+        def work_on(item: Connected) -> Callable[[], None]:
+            progress = watch.beside(item.profile.name) if len(found) > 1 else watch
+            return lambda: _measure(item, book, tasks, evaluation, is_known, progress)
+
+        reached = [item for item in found if item.agent is not None]
         try:
-            # Accuracy first: it reads every image, so that a broken one costs no measurement.
-            if evaluation is not None:
-                session.score(evaluation, watch)
-            session.measure(watch)
-            if session.run.settings.count is not None:
-                session.count(watch)
-            if session.run.settings.sustained_min:
-                session.sustain(watch)
+            side_by_side([work_on(item) for item in reached], [item.agent for item in reached if item.agent])
         except KeyboardInterrupt:
-            store.save(session.run)
+            store.save(book.run)
             watch.warn(f"run {run.id} is not complete: the same command with --resume {run.id} goes on")
             raise
-    return session.run
+    return book.run
+
+
+def _measure(
+    item: Connected,
+    book: RunBook,
+    tasks: Sequence[Task],
+    evaluation: EvaluationData | None,
+    is_known: Callable[[Run, Cell], bool] | None,
+    progress: Progress,
+) -> None:
+    """All that is asked of one device. One that is lost keeps what was measured, and does not stop the others."""
+    assert item.agent is not None
+    runner = JobRunner(item.agent, item.scratch)
+    session = Session(book=book, runner=runner, tasks=tasks, device=item.device, is_known=is_known)
+    try:
+        # Accuracy first: it reads every image, so that a broken one costs no measurement.
+        if evaluation is not None:
+            session.score(evaluation, progress)
+        session.measure(progress)
+        if session.run.settings.count is not None:
+            session.count(progress)
+        if session.run.settings.sustained_min:
+            session.sustain(progress)
+    except DeviceError as error:
+        progress.warn(f"{error}; {error.hint}; what was measured is kept, and --resume {book.run.id} goes on")
+        unmeasured = {
+            index: replace(cell, reason=str(error))
+            for index, cell in enumerate(book.run.cells)
+            if cell.device == item.device.name and cell.reason == NOT_MEASURED
+        }
+        book.put(unmeasured, device=replace(item.device, error=str(error)))
 
 
 def _of_batches(subject: Subject, batch_sizes: Sequence[int], scratch: Path, progress: Progress) -> Iterator[Subject]:
@@ -269,7 +300,7 @@ def _warn_of_overlap(places: Sequence[Path], evaluation: EvaluationData, progres
 
 def _plan(
     subjects: Sequence[Subject],
-    profiles: Sequence[DeviceProfile],
+    found: Sequence[Connected],
     runtimes: Sequence[str] | None,
     threads: Sequence[int] | None,
     scenarios: Sequence[str],
@@ -279,10 +310,10 @@ def _plan(
         if name not in known:
             raise UsageError(f"unknown runtime `{name}`", hint=f"there are: {', '.join(sorted(known))}")
     tasks = [
-        Task(subject, profile, runtime, count, scenario)
-        for profile in profiles
+        Task(subject, item.profile, runtime, count, scenario)
+        for item in found
         for scenario in scenarios
-        for count in threads or profile.threads or _default_threads(scenario)
+        for count in threads or item.profile.threads or _default_threads(scenario, item.device)
         for subject in subjects
         if runtimes is None or RUNTIME_OF_FORMAT.get(subject.ref.format) in runtimes
         for runtime in (RUNTIME_OF_FORMAT.get(subject.ref.format, subject.ref.format),)
@@ -292,21 +323,17 @@ def _plan(
     return tasks
 
 
-def _default_threads(scenario: str) -> tuple[int, ...]:
+def _default_threads(scenario: str, device: Device) -> tuple[int, ...]:
     """As many as there are cores; for the largest throughput also fewer, by powers of two."""
-    cores = _physical_cores()
+    cores = int(device.fingerprint.get("physical_cores", 1))
     if scenario != "offline":
         return (cores,)
     return tuple(sorted({2**power for power in range(cores.bit_length())} | {cores}))
 
 
-def _physical_cores() -> int:
-    """Cores that this process may use; a second thread on one core gives matrix products nothing."""
-    return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
-
-
 def _new_run(
     tasks: Sequence[Task],
+    found: Sequence[Connected],
     settings: BenchSettings,
     command: Sequence[str],
     baseline: str | None,
@@ -323,15 +350,22 @@ def _new_run(
         inputs=_inputs_of(tasks),
         data_sha256=None if evaluation is None else evaluation.sha256,
         baseline=_choose_baseline(tasks, baseline),
-        devices=tuple(
-            Device(name, name, _fingerprint()) for name in dict.fromkeys(task.profile.name for task in tasks)
-        ),
-        cells=tuple(_blank_cell(task) for task in tasks),
+        devices=tuple(item.device for item in found),
+        cells=_unreached([_blank_cell(task) for task in tasks], found),
     )
 
 
-def _earlier_run(run: Run, tasks: Sequence[Task], evaluation: EvaluationData | None) -> Run:
-    """The stored run, if these are its cells, its inputs, its images and its machine."""
+def _unreached(cells: Sequence[Cell], found: Sequence[Connected]) -> tuple[Cell, ...]:
+    """The cells; those of a device that cannot be reached say so."""
+    errors = {item.device.name: item.device.error for item in found}
+    return tuple(
+        replace(cell, reason=errors[cell.device]) if errors[cell.device] and cell.reason == NOT_MEASURED else cell
+        for cell in cells
+    )
+
+
+def _earlier_run(run: Run, tasks: Sequence[Task], found: Sequence[Connected], evaluation: EvaluationData | None) -> Run:
+    """The stored run, if these are its cells, its inputs, its images and its devices."""
     started_by = f" ({' '.join(run.command)})" if run.command else ""
     hint = f"resume with the arguments of the interrupted run{started_by}, or leave --resume out"
     if [_identity(cell) for cell in run.cells] != [_identity(_blank_cell(task)) for task in tasks]:
@@ -340,15 +374,24 @@ def _earlier_run(run: Run, tasks: Sequence[Task], evaluation: EvaluationData | N
         raise UsageError(f"run {run.id} was fed with {run.inputs}, not with {_inputs_of(tasks)}", hint=hint)
     if run.data_sha256 != (None if evaluation is None else evaluation.sha256):
         raise UsageError(f"run {run.id} measured accuracy on other --data, or on none", hint=hint)
-    here = _fingerprint()
-    if any(device.fingerprint != here for device in run.devices):
-        raise UsageError(f"run {run.id} was measured on another machine, or before it was changed", hint=hint)
-    return replace(run, cells=tuple(_reopened(cell, task) for cell, task in zip(run.cells, tasks, strict=True)))
+    for item in found:
+        before = run.device(item.device.name)
+        # One that was not reached said nothing.
+        if before.fingerprint and item.agent is not None and before.fingerprint != item.device.fingerprint:
+            raise UsageError(
+                f"run {run.id} was measured on another `{before.name}`, or before it was changed", hint=hint
+            )
+    cells = [_reopened(cell, task) for cell, task in zip(run.cells, tasks, strict=True)]
+    devices = tuple(
+        item.device if item.agent is not None else replace(run.device(item.device.name), error=item.device.error)
+        for item in found
+    )
+    return replace(run, cells=_unreached(cells, found), devices=devices)
 
 
 def _reopened(cell: Cell, task: Task) -> Cell:
-    """A cell that failed is tried again: what killed its process may be over."""
-    if task.subject.reason is not None or cell.status not in ("failed", "unsupported"):
+    """A cell that failed is tried again: what killed its process, or kept its device away, may be over."""
+    if task.subject.reason is not None or cell.status == "ok":
         return cell
     if any(item.status == "ok" for item in cell.measurements):
         return replace(cell, status="ok", reason=None)
@@ -357,10 +400,6 @@ def _reopened(cell: Cell, task: Task) -> Cell:
 
 def _inputs_of(tasks: Sequence[Task]) -> str:
     return ", ".join(dict.fromkeys(task.subject.fed_with for task in tasks))
-
-
-def _fingerprint() -> dict[str, Any]:
-    return {**describe_machine(), "host": platform.node()}
 
 
 def _identity(cell: Cell) -> tuple[Any, ...]:

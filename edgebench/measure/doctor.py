@@ -42,7 +42,7 @@ def examine(profile: DeviceProfile) -> Iterator[Finding]:
     for name in sorted(set(RUNTIME_OF_FORMAT.values())):
         yield _runtime(name)
     with tempfile.TemporaryDirectory(prefix="edgebench-doctor-") as scratch:
-        result = _null_round(JobRunner(Path(scratch)))
+        result = _null_round(JobRunner.here(Path(scratch)))
         yield _overhead(result)
         if result.states:
             yield from _state(result.states[-1], result.notes)

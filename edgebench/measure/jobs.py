@@ -1,13 +1,10 @@
-"""Jobs on this machine: feeds as files, a fresh agent process each time, its result read back from its file."""
+"""Jobs on a device: inputs as files, put where the agent reads them, its results and outputs brought back."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import edgebench
 from edgebench.agent.codec import decode, encode
-from edgebench.agent.environment import TELEMETRY_OFF
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult
 from edgebench.model_inputs import random_feed
-from edgebench.targets.local import LocalTarget
-from edgebench.types import TensorSpec
+from edgebench.targets.agent import Agent, Ended
+from edgebench.targets.local import LocalAgent
+from edgebench.types import DeviceProfile, TensorSpec
 
-__all__ = ["JobRunner", "read_output", "write_feeds"]
+__all__ = ["JobRunner", "read_output", "write_feeds", "write_frames"]
 
 _RANDOM_FEEDS = 4
 
@@ -31,49 +27,64 @@ Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
 
 class JobRunner:
-    """Runs jobs and rounds of them, one after the other, with their files below `scratch`."""
+    """Runs jobs and rounds of them by `agent`, one after the other, with files of this machine below `scratch`.
+    `advance` is told the bytes that go to the device."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, agent: Agent, scratch: Path, advance: Callable[[int], None] = lambda count: None) -> None:
+        self._agent = agent
         self._scratch = scratch
-        self._target = LocalTarget()
+        self._advance = advance
         self._feeds: dict[bytes, tuple[FeedFile, ...]] = {}
         self._count = 0
+
+    @classmethod
+    def here(cls, scratch: Path) -> JobRunner:
+        """One for this machine, as it is."""
+        return cls(LocalAgent(DeviceProfile("local", "local"), scratch, lambda text: None), scratch)
 
     def measure(self, work: Round) -> RoundResult:
         """What the processes of a round saw; a process that dies or hangs is a failed measurement."""
         # Loading, warming up, turns and the end, each within its own limit, which the conductor holds.
         each_s = 2 * work.max_time_s + work.longest_warmup_s + work.sustained_s + 2 * work.timeout_s
         limit_s = work.max_wait_s + len(work.jobs) * each_s
-        result = self._run("round", work, limit_s)
-        if isinstance(result, str):
-            return RoundResult(WIRE_VERSION, (_failed(result),) * len(work.jobs))
-        return decode(RoundResult, result, "the agent's result")
+
+        def message() -> Any:
+            return encode(replace(work, jobs=self._placed(work.jobs)))
+
+        ended = self._agent.execute("round", message, limit_s)
+        if ended.result is None:
+            return RoundResult(WIRE_VERSION, (_failed(_how_it_died(ended, limit_s)),) * len(work.jobs))
+        return decode(RoundResult, ended.result, "the agent's result")
 
     def job(self, job: Job, *, timeout_s: float) -> Measurement:
         """The outputs or the count of a job by a fresh process; one that dies or hangs is a failed measurement."""
-        result = self._run(job.kind, job, timeout_s)
-        return _failed(result) if isinstance(result, str) else decode(Measurement, result, "the agent's result")
+        ended = self._agent.execute(job.kind, lambda: encode(self._placed([job])[0]), timeout_s)
+        if ended.result is None:
+            return _failed(_how_it_died(ended, timeout_s))
+        found = decode(Measurement, ended.result, "the agent's result")
+        if not found.outputs:
+            return found
+        paths = self._agent.fetch(found.outputs, self.scratch_directory("outputs"))
+        outputs = [replace(file, path=str(path)) for file, path in zip(found.outputs, paths, strict=True)]
+        return replace(found, outputs=tuple(outputs))
 
-    def _run(self, command: str, message: Job | Round, limit_s: float) -> dict[str, Any] | str:
-        """The agent's answer, or why there is none."""
-        self._count += 1
-        message_path = self._scratch / f"{command}-{self._count}.json"
-        result_path = self._scratch / f"result-{self._count}.json"
-        message_path.write_text(json.dumps(encode(message)))
-        root = str(Path(edgebench.__file__).resolve().parents[1])
-        search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        ended = self._target.run(
-            [sys.executable, "-m", "edgebench.agent", command, str(message_path), str(result_path)],
-            timeout_s=limit_s,
-            # Safe path: a json.py in the user's directory is not ours to import.
-            environment={**TELEMETRY_OFF, "PYTHONPATH": search, "PYTHONSAFEPATH": "1"},
+    def _placed(self, jobs: Sequence[Job]) -> tuple[Job, ...]:
+        """The jobs with paths of the device."""
+        paths = [path for job in jobs for path in (job.artifact, *(file.path for file in (*job.feeds, *job.frames)))]
+        there = self._agent.place(list(dict.fromkeys(Path(path) for path in paths if path)), self._advance)
+
+        def placed(files: tuple[FeedFile, ...]) -> tuple[FeedFile, ...]:
+            return tuple(replace(file, path=there[Path(file.path)]) for file in files)
+
+        return tuple(
+            replace(
+                job,
+                artifact=there[Path(job.artifact)] if job.artifact else "",
+                feeds=placed(job.feeds),
+                frames=placed(job.frames),
+            )
+            for job in jobs
         )
-        if ended.timed_out:
-            return f"no result after {limit_s:.0f} s; the process was stopped"
-        if not result_path.is_file():
-            return _how_it_died(ended.returncode, ended.stderr)
-        result: dict[str, Any] = json.loads(result_path.read_text())
-        return result
 
     def scratch_directory(self, name: str) -> Path:
         """An empty directory for files of jobs."""
@@ -99,17 +110,18 @@ class JobRunner:
         for frame in frames:
             digest.update(repr(frame.shape).encode() + frame.tobytes())
         if digest.digest() not in self._feeds:
-            self._feeds[digest.digest()] = _written(self.scratch_directory("frames"), frames)
+            directory = self.scratch_directory("frames")
+            files = [write_frames(directory / f"frame-{index}.raw", [frame]) for index, frame in enumerate(frames)]
+            self._feeds[digest.digest()] = tuple(files)
         return self._feeds[digest.digest()]
 
 
-def _written(directory: Path, frames: Sequence[NDArray[np.uint8]]) -> tuple[FeedFile, ...]:
-    files = []
-    for index, frame in enumerate(frames):
-        path = directory / f"frame-{index}.raw"
-        path.write_bytes(np.ascontiguousarray(frame).tobytes())
-        files.append(FeedFile(TensorSpec("frame", tuple(map(int, frame.shape)), "uint8"), str(path), 1))
-    return tuple(files)
+def write_frames(path: Path, frames: Sequence[NDArray[np.uint8]]) -> FeedFile:
+    """One raw file of frames `[H, W, C]` of one shape behind each other."""
+    with path.open("wb") as file:
+        for frame in frames:
+            file.write(np.ascontiguousarray(frame).tobytes())
+    return FeedFile(TensorSpec("frame", tuple(map(int, frames[0].shape)), "uint8"), str(path), len(frames))
 
 
 def write_feeds(directory: Path, inputs: tuple[TensorSpec, ...], feeds: Feeds) -> tuple[FeedFile, ...]:
@@ -134,10 +146,13 @@ def _failed(reason: str) -> Measurement:
     return Measurement(version=WIRE_VERSION, status="failed", reason=reason)
 
 
-def _how_it_died(returncode: int, stderr: str) -> str:
-    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "it printed nothing")
-    if returncode == -signal.SIGKILL:
+def _how_it_died(ended: Ended, limit_s: float) -> str:
+    if ended.timed_out:
+        return f"no result after {limit_s:.0f} s; the process was stopped"
+    if ended.returncode is None:
+        return f"the agent's process was lost: {ended.last_words}"
+    if ended.returncode == -signal.SIGKILL:
         return "the process was killed, most likely because memory ran out"
-    if returncode < 0:
-        return f"the runtime crashed with {signal.Signals(-returncode).name}: {last}"
-    return f"the agent ended with {returncode} and no result: {last}"
+    if ended.returncode < 0:
+        return f"the runtime crashed with {signal.Signals(-ended.returncode).name}: {ended.last_words}"
+    return f"the agent ended with {ended.returncode} and no result: {ended.last_words}"

@@ -3,7 +3,6 @@ disk."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement
+from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
 from edgebench.errors import DataError
-from edgebench.evaluation.datasets import Dataset, batches, choose, content_sha256, open_dataset
+from edgebench.evaluation.datasets import Dataset, batches, choose, content_sha256, open_dataset, pixels
 from edgebench.evaluation.metrics import accuracy
 from edgebench.evaluation.preprocess import resolve_preprocess
-from edgebench.measure.jobs import JobRunner, read_output, write_feeds
+from edgebench.measure.jobs import JobRunner, read_output, write_feeds, write_frames
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
 from edgebench.types import Accuracy, Preprocess, TensorSpec
@@ -120,7 +119,7 @@ def score_cells(
     progress.start("accuracy", total=len(evaluation.indices) * len(jobs))
     for start in range(0, len(evaluation.indices), _PORTION):
         portion = evaluation.indices[start : start + _PORTION]
-        prepared: dict[tuple[Preprocess | None, TensorSpec], tuple[FeedFile, ...]] = {}
+        prepared: dict[tuple[Preprocess | None, TensorSpec], Job] = {}
         for number, (subject, runtime, threads) in enumerate(jobs):
             key = (subject.preprocess, subject.inputs[0])
             if key not in prepared:
@@ -132,8 +131,8 @@ def score_cells(
                 else:
                     scores[number].append(result[: len(portion)])
             progress.advance(len(portion))
-        for files in prepared.values():
-            for file in files:
+        for job in prepared.values():
+            for file in (*job.feeds, *job.frames):
                 Path(file.path).unlink(missing_ok=True)
     progress.done(f"{len(evaluation.indices)} images of {evaluation.dataset.spec}")
     return [
@@ -150,34 +149,26 @@ def _accuracy(evaluation: EvaluationData, subject: Subject, scores: NDArray[Any]
     return replace(found, label_offset=offset, preprocess=name)
 
 
-def _prepare(
-    runner: JobRunner, evaluation: EvaluationData, portion: Sequence[int], subject: Subject
-) -> tuple[FeedFile, ...]:
-    spec = subject.inputs[0]
+def _prepare(runner: JobRunner, evaluation: EvaluationData, portion: Sequence[int], subject: Subject) -> Job:
+    """A job that lacks its artifact: pixels where the data set holds images, ready inputs elsewhere."""
+    spec, directory = subject.inputs[0], runner.scratch_directory("portion")
+    job = Job(version=WIRE_VERSION, kind="predict", artifact="", runtime="", threads=1, feeds=())
+    images = pixels(evaluation.dataset, portion, subject.preprocess, spec)
+    if images is not None:
+        frames = (write_frames(directory / "frames.raw", images),)
+        return replace(job, frames=frames, preprocess=subject.preprocess, input=spec)
     feeds = [{spec.name: batch} for batch in batches(evaluation.dataset, portion, subject.preprocess, spec)]
-    return write_feeds(runner.scratch_directory("portion"), subject.inputs, feeds)
+    return replace(job, feeds=write_feeds(directory, subject.inputs, feeds))
 
 
 def _predict(
-    runner: JobRunner, subject: Subject, runtime: str, threads: int, feeds: tuple[FeedFile, ...]
+    runner: JobRunner, subject: Subject, runtime: str, threads: int, prepared: Job
 ) -> NDArray[Any] | Measurement:
-    directory = runner.scratch_directory("outputs")
-    result = runner.job(
-        Job(
-            version=WIRE_VERSION,
-            kind="predict",
-            artifact=str(subject.path.resolve()),
-            runtime=runtime,
-            threads=threads,
-            feeds=feeds,
-            outputs_directory=str(directory),
-        ),
-        timeout_s=_PREDICT_TIMEOUT_S,
-    )
-    try:
-        if result.status != "ok":
-            return result
-        rows = read_output(result.outputs[0])
-        return rows.reshape(-1, rows.shape[-1])
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    job = replace(prepared, artifact=str(subject.path.resolve()), runtime=runtime, threads=threads)
+    result = runner.job(job, timeout_s=_PREDICT_TIMEOUT_S)
+    if result.status != "ok":
+        return result
+    rows = read_output(result.outputs[0])
+    for file in result.outputs:
+        Path(file.path).unlink(missing_ok=True)
+    return rows.reshape(-1, rows.shape[-1])

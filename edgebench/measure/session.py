@@ -1,4 +1,5 @@
-"""A run that grows: rounds of measurements, until every cell is known well enough; each round is stored at once.
+"""One device's part of a run that grows: rounds of measurements, until every cell is known well enough; each round is
+stored at once.
 
 A round gives each cell one fresh process and all of them turns in alternation (agent.conductor), so that a machine that
 slows down slows all cells alike; a figure relative to the baseline is made of pairs from one round.
@@ -7,8 +8,9 @@ slows down slows all cells alike; a figure relative to the baseline is made of p
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round, RoundResult
@@ -20,9 +22,9 @@ from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
 from edgebench.scenarios import parse_scenario
 from edgebench.store import RunStore
-from edgebench.types import Cell, DeviceProfile, LedgerEntry, Run, Size
+from edgebench.types import Cell, Device, DeviceProfile, LedgerEntry, Run, Size
 
-__all__ = ["Session", "Task"]
+__all__ = ["RunBook", "Session", "Task"]
 
 # Timed runs in a turn: blocks of five gave closer ratios than turns of one run, and drift is still cut small.
 _TURN = 5
@@ -47,8 +49,26 @@ class Task:
     scenario: str
 
 
+class RunBook:
+    """The run as it stands, which the sessions of several devices write into at once; every change is stored."""
+
+    def __init__(self, store: RunStore, run: Run) -> None:
+        self.run = run
+        self._store = store
+        self._mutex = threading.Lock()
+
+    def put(self, changes: Mapping[int, Cell], *entries: LedgerEntry, device: Device | None = None) -> None:
+        """Replace cells by number, add to the ledger, replace a device."""
+        with self._mutex:
+            run = self.run
+            cells = tuple(changes.get(index, cell) for index, cell in enumerate(run.cells))
+            devices = tuple(device if device and device.name == other.name else other for other in run.devices)
+            self.run = replace(run, cells=cells, ledger=(*run.ledger, *entries), devices=devices)
+            self._store.save(self.run)
+
+
 class Session:
-    """Measures the cells of `run`, one for each of `tasks`; `run` is its present state.
+    """Measures those cells of the book's run that are of one device, one for each of `tasks`, by `runner`.
 
     `is_known` says whether a cell that has its processes needs no more; by default the settings' precision does.
     """
@@ -56,45 +76,50 @@ class Session:
     def __init__(
         self,
         *,
-        store: RunStore,
+        book: RunBook,
         runner: JobRunner,
         tasks: Sequence[Task],
-        run: Run,
+        device: Device,
         is_known: Callable[[Run, Cell], bool] | None = None,
     ) -> None:
-        self.run = run
-        self._is_known_otherwise = is_known
-        self._store = store
+        self._book = book
         self._runner = runner
         self._tasks = tasks
+        self._device = device
+        self._own = [index for index, task in enumerate(tasks) if task.profile.name == device.name]
+        self._is_known_otherwise = is_known
+
+    @property
+    def run(self) -> Run:
+        """As it stands."""
+        return self._book.run
+
+    def _cells(self) -> list[Cell]:
+        return [self.run.cells[index] for index in self._own]
 
     def measure(self, progress: Progress) -> None:
         """Rounds, until every cell has its number of processes, and its precision where one was asked for."""
         settings = self.run.settings
-        progress.start("measure", total=len(self._tasks) * settings.processes)
-        with_size = [
-            replace(cell, size=self._size(task)) for task, cell in zip(self._tasks, self.run.cells, strict=True)
-        ]
-        self._put(dict(enumerate(with_size)))
+        progress.start("measure", total=len(self._own) * settings.processes)
+        self._put({index: replace(self.run.cells[index], size=self._size(self._tasks[index])) for index in self._own})
         started = time.monotonic()
-        limit_s = settings.max_time_s * len(self._tasks)
+        limit_s = settings.max_time_s * len(self._own)
         longest_s = 0.0
         while (wanted := self._wanted()) and (
             self._lacks_processes(wanted) or time.monotonic() - started + longest_s < limit_s
         ):
-            before, number = time.monotonic(), self._next_round()
-            for device in dict.fromkeys(self._tasks[index].profile.name for index in wanted):
-                self._round(number, [index for index in wanted if self._tasks[index].profile.name == device])
+            before = time.monotonic()
+            self._round(self._next_round(), wanted)
             longest_s = max(longest_s, time.monotonic() - before)
             progress.advance(len(wanted))
-        measured = [cell for cell in self.run.cells if cell.status == "ok"]
+        measured = [cell for cell in self._cells() if cell.status == "ok"]
         counts = sorted({_processes(cell) for cell in measured}) or [0]
         each = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-        progress.done(f"{len(measured)} of {len(self.run.cells)} cells, {each} processes each")
+        progress.done(f"{len(measured)} of {len(self._own)} cells, {each} processes each")
 
     def _wanted(self) -> list[int]:
         """Cells that the next round measures: those not known well enough, and what they are compared with."""
-        open_cells = [index for index in range(len(self._tasks)) if self._open(index)]
+        open_cells = [index for index in self._own if self._open(index)]
         wanted = {index for index in open_cells if not self._is_known(self.run.cells[index])}
         baselines = {id(baseline_cell(self.run, self.run.cells[index])) for index in wanted}
         return [index for index in open_cells if index in wanted or id(self.run.cells[index]) in baselines]
@@ -117,8 +142,9 @@ class Session:
         return any(_processes(self.run.cells[index]) < self.run.settings.processes for index in indices)
 
     def _next_round(self) -> int:
-        measured = [item.round for cell in self.run.cells for item in cell.measurements if item.round is not None]
-        return 1 + max((*(entry.round for entry in self.run.ledger), *measured), default=-1)
+        measured = [item.round for cell in self._cells() for item in cell.measurements if item.round is not None]
+        noted = [entry.round for entry in self.run.ledger if entry.device == self._device.name]
+        return 1 + max((*noted, *measured), default=-1)
 
     def _round(self, number: int, indices: Sequence[int]) -> None:
         result = self._runner.measure(self._work(number, indices))
@@ -127,7 +153,7 @@ class Session:
                 index: _with_measurement(self.run.cells[index], replace(found, round=number))
                 for index, found in zip(indices, result.measurements, strict=True)
             },
-            self._entry(indices[0], number, result),
+            self._entry(number, result),
         )
 
     def _work(self, number: int, indices: Sequence[int]) -> Round:
@@ -146,9 +172,9 @@ class Session:
             cooldown_c=settings.cooldown_c,
         )
 
-    def _entry(self, index: int, number: int, result: RoundResult) -> LedgerEntry:
+    def _entry(self, number: int, result: RoundResult) -> LedgerEntry:
         return LedgerEntry(
-            self._tasks[index].profile.name,
+            self._device.name,
             number,
             result.states,
             result.notes,
@@ -159,7 +185,8 @@ class Session:
     def score(self, evaluation: EvaluationData, progress: Progress) -> None:
         """Accuracy of every cell that can be measured, once per artifact and runtime."""
         wanted: dict[tuple[str, str], list[int]] = {}
-        for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
+        for index in self._own:
+            task, cell = self._tasks[index], self.run.cells[index]
             if self._open(index) and (cell.accuracy is None or cell.accuracy.sha256 != evaluation.sha256):
                 wanted.setdefault((task.subject.ref.name, task.runtime), []).append(index)
         if not wanted:
@@ -181,7 +208,8 @@ class Session:
     def count(self, progress: Progress) -> None:
         """Instructions of every measured cell, once per artifact, runtime and batch."""
         wanted: dict[tuple[str, str, int], list[int]] = {}
-        for index, (task, cell) in enumerate(zip(self._tasks, self.run.cells, strict=True)):
+        for index in self._own:
+            task, cell = self._tasks[index], self.run.cells[index]
             if cell.status == "ok" and cell.instructions is None:
                 wanted.setdefault((task.subject.ref.name, task.runtime, cell.batch_size), []).append(index)
         progress.start("count", total=len(wanted))
@@ -196,12 +224,12 @@ class Session:
             progress.advance()
         for reason in refused:
             progress.warn(f"instructions were not counted: {reason}")
-        progress.done(f"{sum(cell.instructions is not None for cell in self.run.cells)} cells")
+        progress.done(f"{sum(cell.instructions is not None for cell in self._cells())} cells")
 
     def sustain(self, progress: Progress) -> None:
         """Each measured cell by itself for the minutes that the settings say, after a rest."""
         settings = self.run.settings
-        wanted = [index for index, cell in enumerate(self.run.cells) if cell.status == "ok" and not cell.sustained]
+        wanted = [index for index in self._own if (cell := self.run.cells[index]).status == "ok" and not cell.sustained]
         progress.start("sustained", total=len(wanted))
         for index in wanted:
             seconds = 60 * settings.sustained_min
@@ -218,7 +246,7 @@ class Session:
                 cell = replace(cell, sustained=found.windows)
             else:
                 cell = replace(cell, status="failed", reason=f"sustained: {found.reason}")
-            self._put({index: cell}, self._entry(index, self._next_round(), result))
+            self._put({index: cell}, self._entry(self._next_round(), result))
             progress.advance()
         progress.done(f"{len(wanted)} cells, {settings.sustained_min:g} minutes each")
 
@@ -246,10 +274,8 @@ class Session:
             preprocess=subject.preprocess if end_to_end else None,
         )
 
-    def _put(self, changes: dict[int, Cell], *entries: LedgerEntry) -> None:
-        cells = tuple(changes.get(index, cell) for index, cell in enumerate(self.run.cells))
-        self.run = replace(self.run, cells=cells, ledger=(*self.run.ledger, *entries))
-        self._store.save(self.run)
+    def _put(self, changes: Mapping[int, Cell], *entries: LedgerEntry) -> None:
+        self._book.put(changes, *entries)
 
 
 def _processes(cell: Cell) -> int:

@@ -1,61 +1,94 @@
-"""This machine as a target: commands run as child processes in a process group of their own."""
+"""This machine as a device: the agent's commands are child processes of this Python."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Completed", "LocalTarget"]
+import edgebench
+from edgebench.agent import governor
+from edgebench.agent.environment import TELEMETRY_OFF, describe_machine
+from edgebench.agent.wire import OutputFile
+from edgebench.targets.agent import Ended
+from edgebench.targets.commands import capture, stop
+from edgebench.types import DeviceProfile
 
-# After SIGTERM a runtime gets this long to go by itself.
-_GRACE_S = 2.0
-
-
-@dataclass(frozen=True)
-class Completed:
-    """A command that ended. `returncode` is negative for a signal; `timed_out` when it was stopped for its time."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-    timed_out: bool = False
+__all__ = ["LocalAgent"]
 
 
-class LocalTarget:
-    """Runs commands here. A command is never left behind: its whole group goes when the wait for it ends."""
+class LocalAgent:
+    """Runs the agent's commands here, with their files below `scratch`. `warn` is told what could not be held."""
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, environment: Mapping[str, str] | None = None) -> Completed:
-        """Run `argv` to its end, or for `timeout_s`; `environment` is added to this process's own."""
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
+    def __init__(self, profile: DeviceProfile, scratch: Path, warn: Callable[[str], None]) -> None:
+        self._profile = profile
+        self._scratch = scratch
+        self._count = 0
+        self._mutex = threading.Lock()
+        self._process: subprocess.Popen[Any] | None = None
+        self._interrupted = False
+        self._journal = str(scratch / "governor.json")
+        if profile.governor is not None and (reason := governor.hold(profile.governor, self._journal)):
+            warn(f"{profile.name}: {reason}")
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What this machine says of itself."""
+        return describe_machine()
+
+    def place(self, paths: Sequence[Path], advance: Callable[[int], None]) -> dict[Path, str]:
+        """They are where they are."""
+        return {path: str(path) for path in paths}
+
+    def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
+        """Run a command in a process of its own."""
+        self._count += 1
+        directory = self._scratch / f"job-{self._count}"
+        (directory / "outputs").mkdir(parents=True)
+        message_path, result_path = directory / "message.json", directory / "result.json"
+        message_path.write_text(json.dumps(message()))
+        root = str(Path(edgebench.__file__).resolve().parents[1])
+        search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        ended = capture(
+            [sys.executable, "-m", "edgebench.agent", command, str(message_path), str(result_path)],
+            timeout_s=limit_s,
+            # Safe path: a json.py in the user's directory is not ours to import.
+            environment={
+                **TELEMETRY_OFF,
+                **self._profile.environment,
+                "PYTHONPATH": search,
+                "PYTHONSAFEPATH": "1",
+            },
+            started=self._remember,
         )
-        try:
-            stdout, stderr = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            stdout, stderr = self._stop(process)
-            return Completed(process.returncode, stdout, stderr, timed_out=True)
-        except BaseException:
-            self._stop(process)
-            raise
-        return Completed(process.returncode, stdout, stderr)
+        if self._interrupted:
+            raise KeyboardInterrupt
+        result = json.loads(result_path.read_text()) if result_path.is_file() and not ended.timed_out else None
+        lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+        return Ended(result, ended.returncode, ended.timed_out, lines[-1] if lines else "it printed nothing")
 
-    def _stop(self, process: subprocess.Popen[str]) -> tuple[str, str]:
-        ended = "", ""
-        # The second also where the first was enough for the leader: children that are stopped do not hear it.
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                ended = process.communicate(timeout=_GRACE_S)
-        return ended
+    def _remember(self, process: subprocess.Popen[Any]) -> None:
+        with self._mutex:
+            self._process = process
+        if self._profile.cpus is not None:
+            os.sched_setaffinity(process.pid, self._profile.cpus)
+
+    def fetch(self, outputs: Sequence[OutputFile], directory: Path) -> list[Path]:
+        """They are here."""
+        return [Path(file.path) for file in outputs]
+
+    def interrupt(self) -> None:
+        """Stop the command that runs."""
+        self._interrupted = True
+        with self._mutex:
+            if self._process is not None and self._process.poll() is None:
+                stop(self._process)
+
+    def close(self) -> None:
+        """Put back what was held."""
+        governor.restore(self._journal)

@@ -97,7 +97,7 @@ def _predict(job: Job, directory: Path, **environment: str) -> Measurement:
     outputs.mkdir()
     return decode(
         Measurement,
-        _agent("predict", replace(job, kind="predict", outputs_directory=str(outputs)), directory, **environment),
+        _agent("predict", replace(job, kind="predict"), directory, **environment),
     )
 
 

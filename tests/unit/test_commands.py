@@ -7,18 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-from edgebench.targets.local import LocalTarget
+from edgebench.targets.commands import capture
 
 
 def test_streams_and_exit_code_stay_apart() -> None:
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)"
-    done = LocalTarget().run([sys.executable, "-c", code], timeout_s=30)
+    done = capture([sys.executable, "-c", code], timeout_s=30)
     assert (done.stdout, done.stderr, done.returncode, done.timed_out) == ("out\n", "err\n", 7, False)
 
 
 def test_environment_is_added() -> None:
     code = "import os; print(os.environ['ADDED'], 'PATH' in os.environ)"
-    done = LocalTarget().run([sys.executable, "-c", code], timeout_s=30, environment={"ADDED": "yes"})
+    done = capture([sys.executable, "-c", code], timeout_s=30, environment={"ADDED": "yes"})
     assert done.stdout == "yes True\n"
 
 
@@ -30,7 +30,7 @@ def test_a_command_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> No
         f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(60)\n"
     )
-    done = LocalTarget().run([sys.executable, "-c", code], timeout_s=3)
+    done = capture([sys.executable, "-c", code], timeout_s=3)
     assert done.timed_out
     assert _gone(int(pid_file.read_text()))
 
@@ -44,7 +44,7 @@ def test_a_child_that_was_stopped_goes_with_its_command(tmp_path: Path) -> None:
         "os.kill(child.pid, signal.SIGSTOP)\n"
         "time.sleep(60)\n"
     )
-    done = LocalTarget().run([sys.executable, "-c", code], timeout_s=3)
+    done = capture([sys.executable, "-c", code], timeout_s=3)
     assert done.timed_out
     assert _gone(int(pid_file.read_text()))
 

@@ -1,0 +1,114 @@
+"""One user at a time: the lock of a device's work directory, with its owner and age.
+
+The kernel holds it (flock), so it goes with the process that took it, whatever ends that. A host that has lost its link
+keeps its claim all the same for as long as it may come back: its session's heartbeat is younger than `GRACE_S`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import Any, Dict, Optional
+
+from .sysfs import read_text
+
+# So long a host may be gone before its job is ended and the device is free again.
+GRACE_S = 120.0
+_TAKE_OVER_S = 5.0
+
+
+class Busy(Exception):
+    """Another session has the device. `age_s`: since it took it; `silent_s`: since its host was last heard."""
+
+    def __init__(self, owner: str, age_s: float, silent_s: float) -> None:
+        super().__init__(owner)
+        self.owner = owner
+        self.age_s = age_s
+        self.silent_s = silent_s
+
+
+def boot_id() -> str:
+    """Changes whenever the device was started anew; monotonic times are comparable within one."""
+    return read_text("/proc/sys/kernel/random/boot_id") or ""
+
+
+def beat(session_directory: str) -> None:
+    """Note that the session's host was heard now."""
+    path = os.path.join(session_directory, "heartbeat")
+    with open(path + ".new", "w") as file:
+        file.write("%r" % time.monotonic())
+    os.replace(path + ".new", path)
+
+
+def silent_s(session_directory: str) -> float:
+    """Seconds since the session's host was heard; endless where it never was."""
+    with suppress(OSError, ValueError), open(os.path.join(session_directory, "heartbeat")) as file:
+        return time.monotonic() - float(file.read())
+    return float("inf")
+
+
+class DeviceLock:
+    """The lock on `work_directory` for `session`. What an earlier session left is the caller's to clear away."""
+
+    def __init__(self, work_directory: str, session: str, owner: str) -> None:
+        """Take it, or take it over from an earlier process of the same session.
+
+        Raises:
+            Busy: another session has it.
+        """
+        self._descriptor = os.open(os.path.join(work_directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._take(work_directory, session)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        claim = {"session": session, "owner": owner, "boot": boot_id(), "since": time.monotonic(), "pid": os.getpid()}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(claim).encode("utf-8"), 0)
+
+    def _take(self, work_directory: str, session: str) -> None:
+        deadline = time.monotonic() + _TAKE_OVER_S
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = False
+            except BlockingIOError:
+                held = True
+            claim = self._claim()
+            ours = claim is not None and claim["session"] == session
+            if not held and (claim is None or ours):
+                return
+            heard = float("inf") if claim is None else silent_s(session_path(work_directory, claim["session"]))
+            if not held and heard > GRACE_S:
+                return
+            if claim is not None and held and ours:
+                # Its link is cut and nobody reads what it says; its job goes on without it.
+                with suppress(ProcessLookupError):
+                    os.kill(claim["pid"], signal.SIGTERM)
+            elif claim is not None:
+                raise Busy(claim["owner"], time.monotonic() - claim["since"], heard)
+            if time.monotonic() > deadline:
+                raise Busy("a process that does not say its name", 0.0, 0.0)
+            time.sleep(0.02)
+
+    def _claim(self) -> Optional[Dict[str, Any]]:
+        """Whose it is, or was in this boot; None where nobody claims it."""
+        with suppress(ValueError, KeyError):
+            claim: Dict[str, Any] = json.loads(os.pread(self._descriptor, 4096, 0).decode("utf-8"))
+            if claim["boot"] == boot_id():
+                return claim
+        return None
+
+    def release(self) -> None:
+        """Give it up, and the claim with it."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+def session_path(work_directory: str, session: str) -> str:
+    """The directory of what a session has on the device until it ends."""
+    return os.path.join(work_directory, "sessions", session)

@@ -1,0 +1,245 @@
+"""The agent's side of a host's session: one command that stays, answers line by line, and clears away after itself.
+
+Requests are JSON lines on stdin, answers JSON lines on stdout, on which nothing else prints: jobs are processes whose
+output is a log file. Each request may come twice, because a host that lost its link asks again over a new one, where
+another `serve` of the same session goes on. While the link is cut the job runs on, and this process watches it; a host
+that is silent for too long has gone, and everything of its session but the cache of files is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+import zipfile
+from contextlib import suppress
+from typing import Any, Callable, Dict, Optional, Sequence
+
+from .environment import TELEMETRY_OFF, describe_machine
+from .file_cache import FileCache, NoRoom
+from .governor import hold, restore
+from .guarded import GuardedJob
+from .lock import GRACE_S, Busy, DeviceLock, beat, boot_id, session_path, silent_s
+from .sysfs import read_text
+from .wire import WIRE_VERSION
+
+_TICK_S = 0.5
+
+
+def serve(work_directory: str, session: str, owner: str, cache_bytes: int) -> int:
+    """Answer a host's requests until it says that it is done, or was not heard for too long.
+
+    Args:
+        work_directory: what is written is written below it.
+        session: the host's name for this session; `owner` is what others are told of it.
+        cache_bytes: bound of the files that stay.
+    """
+    # A hang-up is the link's end and not the host's.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    work_directory = os.path.abspath(work_directory)
+    os.makedirs(work_directory, exist_ok=True)
+    try:
+        lock = DeviceLock(work_directory, session, owner)
+    except Busy as busy:
+        _say({"busy": {"owner": busy.owner, "age_s": busy.age_s, "silent_s": _finite(busy.silent_s)}})
+        return 0
+    try:
+        return _Server(work_directory, session, cache_bytes).run(lock)
+    except OSError as error:
+        _say({"error": "%s: %s" % (error.filename or work_directory, error.strerror)})
+        return 1
+
+
+def _say(answer: Dict[str, Any]) -> None:
+    # Whoever does not listen any more will ask again.
+    with suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _finite(seconds: float) -> Optional[float]:
+    return None if seconds == float("inf") else seconds
+
+
+class _Server:
+    def __init__(self, work_directory: str, session: str, cache_bytes: int) -> None:
+        self._sessions = os.path.join(work_directory, "sessions")
+        self._directory = session_path(work_directory, session)
+        self._journal = os.path.join(work_directory, "governor.json")
+        self._cache = FileCache(os.path.join(work_directory, "cache"), cache_bytes)
+        self._jobs: Dict[str, GuardedJob] = {}
+        # The profile's PYTHONPATH may be where the runtimes are.
+        search = os.pathsep.join(filter(None, (_unpacked(), os.environ.get("PYTHONPATH"))))
+        self._environment = {**os.environ, **TELEMETRY_OFF, "PYTHONPATH": search, "PYTHONSAFEPATH": "1"}
+        self._cpus: Optional[Sequence[int]] = None
+        self._work_directory = work_directory
+        self._buffer = b""
+        # Becomes readable when a job ends.
+        self._child_ended = _wakeup()
+
+    def run(self, lock: DeviceLock) -> int:
+        # Of this boot: what another one left has no processes any more.
+        boot_path = os.path.join(self._directory, "boot")
+        resumed = read_text(boot_path) == boot_id()
+        if not resumed:
+            self._clear()
+            os.makedirs(self._directory)
+            with open(boot_path, "w") as file:
+                file.write(boot_id())
+        beat(self._directory)
+        _say(
+            {
+                "version": WIRE_VERSION,
+                "boot": boot_id(),
+                "resumed": resumed,
+                "work_directory": self._work_directory,
+                "device": describe_machine(),
+            }
+        )
+        # When the host is silent for too long, its session ends as if it had said so.
+        if self._answer_until_the_end() or self._linger():
+            self._clear()
+            self._cache.trim()
+            lock.release()
+            _say({"ended": True})
+        return 0
+
+    def _answer_until_the_end(self) -> bool:
+        """Whether the host said that it is done; else its link is cut."""
+        while True:
+            line = self._read_line(lambda: silent_s(self._directory) > GRACE_S)
+            if line is None:
+                return False
+            request = json.loads(line)
+            beat(self._directory)
+            if request["do"] == "end":
+                return True
+            try:
+                answer = getattr(self, "_do_" + request.pop("do"))(**request)
+            except NoRoom as error:
+                answer = {"no_room": str(error)}
+            except OSError as error:
+                answer = {"error": "%s: %s" % (error.filename, error.strerror)}
+            _say(answer)
+
+    def _linger(self) -> bool:
+        """Watch the job until the host is heard by another process, which then ends this one, or is silent for too
+        long: then True."""
+        while silent_s(self._directory) <= GRACE_S:
+            self._poll_jobs()
+            time.sleep(_TICK_S)
+        return True
+
+    def _read_line(self, is_over: Callable[[], bool]) -> Optional[bytes]:
+        """One line of the host; None at the end of the link, or when it is over."""
+        while b"\n" not in self._buffer:
+            if select.select([0], [], [], _TICK_S)[0]:
+                chunk = os.read(0, 1 << 16)
+                if not chunk:
+                    return None
+                self._buffer += chunk
+            else:
+                self._poll_jobs()
+                if is_over():
+                    return None
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _poll_jobs(self) -> None:
+        """Jobs that took too long are ended by it."""
+        for job in self._jobs.values():
+            job.poll()
+
+    def _do_ping(self) -> Dict[str, Any]:
+        return {"pong": True}
+
+    def _do_hold(self, governor: Optional[str], cpus: Optional[Sequence[int]]) -> Dict[str, Any]:
+        """Until the session ends; `reason` says why it is not held."""
+        self._cpus = cpus
+        return {"reason": None if governor is None else hold(governor, self._journal)}
+
+    def _do_missing(self, sizes: Dict[str, int]) -> Dict[str, Any]:
+        """What is to be pushed, and where what is there lies."""
+        return {"missing": self._cache.missing(sizes), "paths": {name: self._cache.path(name) for name in sizes}}
+
+    def _do_start(self, id: str, command: str, message: Any, limit_s: float) -> Dict[str, Any]:
+        job = self._job(id)
+        job.start(command, message, limit_s, self._environment, self._cpus)
+        return {"outputs": os.path.join(self._directory, id, "outputs")}
+
+    def _do_wait(self, id: str, hold_s: float) -> Dict[str, Any]:
+        """Answers when the job has ended, or after `hold_s`, with `ended` None."""
+        job = self._job(id)
+        deadline = time.monotonic() + hold_s
+        ended = job.poll()
+        while ended is None and time.monotonic() < deadline:
+            # Woken and not looking all the time, which a job would feel. A host that speaks has changed its mind.
+            ready = select.select([self._child_ended, 0], [], [], _TICK_S)[0]
+            if self._child_ended in ready:
+                os.read(self._child_ended, 4096)
+            ended = job.poll()
+            if 0 in ready:
+                break
+        if ended is None:
+            return {"ended": None}
+        result = None
+        with suppress(OSError, ValueError), open(job.result_path, encoding="utf-8") as file:
+            result = json.load(file)
+        return {"ended": ended, "result": result}
+
+    def _do_forget(self, id: str) -> Dict[str, Any]:
+        job = self._job(id)
+        job.stop()
+        del self._jobs[id]
+        shutil.rmtree(os.path.join(self._directory, id), ignore_errors=True)
+        return {}
+
+    def _job(self, id: str) -> GuardedJob:
+        if id not in self._jobs:
+            self._jobs[id] = GuardedJob(os.path.join(self._directory, id))
+        return self._jobs[id]
+
+    def _clear(self) -> None:
+        """End what all sessions left, this one's included, and put back what they held."""
+        for job in self._jobs.values():
+            job.stop()
+        with suppress(FileNotFoundError):
+            for session in os.listdir(self._sessions):
+                directory = os.path.join(self._sessions, session)
+                for name in os.listdir(directory):
+                    if os.path.isdir(os.path.join(directory, name)):
+                        GuardedJob(os.path.join(directory, name)).stop()
+                shutil.rmtree(directory, ignore_errors=True)
+        restore(self._journal)
+
+
+def _wakeup() -> int:
+    """The reading end of a pipe into which a byte is written when a child ends."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    return reading
+
+
+def _unpacked() -> str:
+    """A directory from which `edgebench.agent` can be imported: that of this file, or of what its zip file holds,
+    unpacked beside it once, so that a worker's start is not spent on compiling."""
+    archive = os.path.abspath(__file__).rpartition(os.path.join(os.sep, "edgebench", "agent"))[0]
+    if not zipfile.is_zipfile(archive):
+        return archive
+    directory = archive + ".d"
+    if not os.path.isdir(directory):
+        preparing = "%s.%d" % (directory, os.getpid())
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(preparing)
+        try:
+            os.rename(preparing, directory)
+        except OSError:
+            # Another one was faster.
+            shutil.rmtree(preparing, ignore_errors=True)
+    return directory

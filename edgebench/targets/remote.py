@@ -1,0 +1,425 @@
+"""A device's agent over a link: deployed once, asked over one long command, found again when the link was cut.
+
+The host asks, the device answers (agent.serve). Every request may be sent twice, so a lost link is connected anew and
+the last request repeated; what the device was doing meanwhile went on there. A thread keeps the host's heartbeat going.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import secrets
+import select
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgebench._version import __version__
+from edgebench.agent.feeds import tensor_bytes
+from edgebench.agent.lock import GRACE_S
+from edgebench.agent.transfer import EXIT_CODES
+from edgebench.agent.wire import OutputFile
+from edgebench.errors import DeviceError
+from edgebench.files import file_sha256
+from edgebench.targets.agent import Ended
+from edgebench.targets.commands import capture, drain, feed, stop
+from edgebench.targets.target import LinkLost, Target
+from edgebench.targets.zipapp import agent_zipapp
+from edgebench.types import DeviceProfile
+
+__all__ = ["RemoteAgent"]
+
+_ANSWER_S = 15.0
+_BEAT_S = 5.0
+# A request to wait is answered when there is something to say, or after so long.
+_HOLD_S = 5.0
+# Python's start on a slow device, with a hash over what it was given before.
+_GREETING_S = 60.0
+_SETUP_S = 60.0
+_STALL_S = 30.0
+# The device keeps a session for GRACE_S; the host gives up before.
+_RECONNECT_S = GRACE_S - 20.0
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_MOST_ATTEMPTS = 5
+
+# The names of exit codes of `env` and of shells.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+@dataclass
+class _Channel:
+    """The long command: requests in, answers out."""
+
+    process: subprocess.Popen[bytes]
+    log: Any
+    buffer: bytes = b""
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """One line; b"" at the end.
+
+        Raises:
+            LinkLost: nothing came for so long.
+        """
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self.buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                raise LinkLost(f"no answer within {timeout_s:.0f} s")
+            chunk = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                return b""
+            self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
+
+    def write(self, request: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            raise LinkLost(str(error)) from error
+
+    def said(self) -> str:
+        """What it printed to stderr."""
+        self.log.seek(0)
+        return str(self.log.read().decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        stop(self.process)
+        self.log.close()
+
+
+class RemoteAgent:
+    """The agent on the device of `profile`, reached through `target`.
+
+    `warn` is told what the user should know, such as a link that was lost and found.
+    """
+
+    def __init__(self, profile: DeviceProfile, target: Target, warn: Callable[[str], None]) -> None:
+        self._profile = profile
+        self._target = target
+        self._warn = warn
+        self._session = f"{int(time.time())}-{secrets.token_hex(4)}"
+        self._work_dir = _work_dir(profile)
+        self._channel: _Channel | None = None
+        self._mutex = threading.RLock()
+        self._closing = threading.Event()
+        self._interrupted = threading.Event()
+        self._greeting: dict[str, Any] = {}
+        # Of a device that was started anew in between: what was under way is gone.
+        self._lives = 0
+        self._jobs = 0
+        self._placed: dict[Path, tuple[str, str, int]] = {}
+        self._there: set[str] = set()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the device says of itself."""
+        return dict(self._greeting["device"])
+
+    def connect(self) -> None:
+        """Reach the device, put the agent there where it is missing, take the lock.
+
+        Raises:
+            DeviceError: it cannot be reached, or used, or another one uses it.
+        """
+        try:
+            self._connect()
+        except LinkLost as error:
+            self._drop()
+            raise self._error(f"does not answer: {error}") from error
+        except BaseException:
+            self._drop()
+            raise
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _connect(self) -> None:
+        self._target.connect()
+        greeting = self._greet()
+        if greeting is None:
+            self._deploy()
+            greeting = self._greet()
+        if greeting is None:
+            raise self._error("lost the agent that was just put there")
+        if self._greeting and not greeting["resumed"]:
+            self._lives += 1
+            self._there.clear()
+        self._greeting = greeting
+        if self._profile.governor is not None or self._profile.cpus is not None:
+            held = self._exchange({"do": "hold", "governor": self._profile.governor, "cpus": self._profile.cpus})
+            if held.get("reason"):
+                self._warn(f"{self._profile.name}: {held['reason']}")
+
+    def _greet(self) -> dict[str, Any] | None:
+        """Start the agent and hear its first line; None where it is not there."""
+        name, _ = agent_zipapp()
+        owner = f"{getpass.getuser()}@{platform.node()}, edgebench {__version__}"
+        command = [self._profile.python, self._remote("agent", name), "serve", self._work_dir, self._session, owner]
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its channel
+        process = subprocess.Popen(
+            self._target.argv([*command, str(self._profile.cache_mb << 20)], self._profile.environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+        self._channel = _Channel(process, log)
+        line = self._channel.read_line(_GREETING_S)
+        if not line:
+            process.wait(_ANSWER_S)
+            said = self._channel.said()
+            if self._target.is_lost(process.returncode, said):
+                raise LinkLost(_last(said))
+            self._channel.close()
+            self._channel = None
+            if "can't open file" in said or "can't find" in said:
+                return None
+            self._refuse(process.returncode, said)
+        greeting: dict[str, Any] = json.loads(line)
+        if "busy" in greeting:
+            raise self._error(*_busy(greeting["busy"]))
+        self._see_error(greeting)
+        return greeting
+
+    def _refuse(self, returncode: int, said: str) -> None:
+        """Raise why the agent did not start."""
+        python = self._profile.python
+        if returncode in (_NOT_FOUND, _NOT_EXECUTABLE):
+            raise self._error(
+                f"has no `{python}`",
+                f"install Python 3.8 or newer there, or set `python` in devices/{self._profile.name}.toml; a device "
+                "without Python is measured with `tools`",
+            )
+        hint = f"edgebench devices doctor {self._profile.name}"
+        raise self._error(f"did not start the agent (exit code {returncode}): {_last(said)}", hint)
+
+    def _deploy(self) -> None:
+        name, content = agent_zipapp()
+        # Its size tells a whole file from one whose link was cut.
+        script = 'mkdir -p "$1" && cd "$1" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && mv "$2.part" "$2"'
+        command = ["sh", "-c", script, "sh", self._remote("agent"), name, str(len(content))]
+        done = capture(self._target.argv(command), timeout_s=_SETUP_S, stdin=content)
+        if done.timed_out or self._target.is_lost(done.returncode, done.stderr):
+            raise LinkLost(_last(done.stderr))
+        if done.returncode != 0:
+            raise self._error(
+                f"does not let us write to {self._work_dir}: {_last(done.stderr)}",
+                f"set `work_dir` in devices/{self._profile.name}.toml, or make room there",
+            )
+
+    def _remote(self, *parts: str) -> str:
+        return "/".join((self._work_dir, *parts))
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float = _ANSWER_S) -> dict[str, Any]:
+        """The device's answer, over a new link where the old one was lost.
+
+        Raises:
+            DeviceError: it did not come back, or says that it cannot do this.
+        """
+        with self._mutex:
+            while True:
+                try:
+                    answer = self._exchange(request, timeout_s)
+                    break
+                except LinkLost as error:
+                    self._find_again(error)
+        self._see_error(answer)
+        return answer
+
+    def _exchange(self, request: Mapping[str, Any], timeout_s: float = _ANSWER_S) -> dict[str, Any]:
+        if self._channel is None:
+            raise LinkLost("there is no link")
+        self._channel.write(request)
+        line = self._channel.read_line(timeout_s)
+        if not line:
+            raise LinkLost(_last(self._channel.said()))
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _see_error(self, answer: Mapping[str, Any]) -> None:
+        if "no_room" in answer:
+            hint = f"free some space there, or set `work_dir` in devices/{self._profile.name}.toml to another disk"
+            raise self._error(f"has no room: {answer['no_room']}", hint)
+        if "error" in answer:
+            raise self._error(f"cannot do what it was asked: {answer['error']}")
+
+    def _find_again(self, error: LinkLost) -> None:
+        """Connect anew, for as long as the device keeps the session."""
+        lost = time.monotonic()
+        attempt = 0
+        while True:
+            self._drop()
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            try:
+                self._connect()
+            except LinkLost as again:
+                error = again
+            else:
+                self._warn(f"{self._profile.name}: the link was lost for {time.monotonic() - lost:.0f} s")
+                return
+            if time.monotonic() - lost > _RECONNECT_S:
+                raise self._error(f"was lost: {error}") from error
+            time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+            attempt += 1
+
+    def _drop(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self._target.close()
+
+    def _beat(self) -> None:
+        """Until it is closed, tell the device that this host is there."""
+        while not self._closing.wait(_BEAT_S):
+            # A request under way tells it as well.
+            if self._mutex.acquire(blocking=False):
+                try:
+                    self._exchange({"do": "ping"})
+                except LinkLost:
+                    # The next request finds the device again, or says that it is lost.
+                    self._drop()
+                finally:
+                    self._mutex.release()
+
+    def place(self, paths: Sequence[Path], advance: Callable[[int], None] = lambda count: None) -> dict[Path, str]:
+        """Where the files are on the device; those that are not there are pushed. `advance` is told the bytes."""
+        known = {path: self._placed.get(path) or self._placed_anew(path) for path in paths}
+        sizes = {sha256: size for sha256, _, size in known.values()}
+        if not sizes.keys() <= self._there:
+            answer = self.ask({"do": "missing", "sizes": sizes}, _GREETING_S)
+            sources = {sha256: path for path, (sha256, _, _) in known.items()}
+            for sha256 in answer["missing"]:
+                self._push(sources[sha256], sha256, sizes[sha256], advance)
+            self._there.update(sizes)
+            for path, (sha256, _, size) in known.items():
+                self._placed[path] = (sha256, answer["paths"][sha256], size)
+        return {path: self._placed[path][1] for path in paths}
+
+    def _placed_anew(self, path: Path) -> tuple[str, str, int]:
+        return (file_sha256(path), "", path.stat().st_size)
+
+    def _push(self, path: Path, sha256: str, size: int, advance: Callable[[int], None]) -> None:
+        name, _ = agent_zipapp()
+        last = ""
+        for _ in range(_MOST_ATTEMPTS):
+            there = self.ask({"do": "missing", "sizes": {sha256: size}}, _GREETING_S)["missing"]
+            if sha256 not in there:
+                return
+            offset = there[sha256]
+            command = [self._profile.python, self._remote("agent", name), "receive", self._remote("cache")]
+            argv = self._target.argv([*command, sha256, str(size), str(offset)], self._profile.environment)
+            done = feed(argv, path, offset, stall_s=_STALL_S, advance=advance)
+            if done.returncode == EXIT_CODES["whole"]:
+                return
+            last = _last(done.stderr)
+            if done.returncode == EXIT_CODES["damaged"]:
+                last = "it arrived damaged"
+        raise self._error(f"did not take {path.name} ({size} bytes): {last}")
+
+    def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
+        """Run a command of the agent to its end; `message` is called for what it is told, again if the device was
+        started anew in the middle, when all is done once more."""
+        for _ in range(2):
+            life = self._lives
+            self._jobs += 1
+            identifier = str(self._jobs)
+            self.ask({"do": "start", "id": identifier, "command": command, "message": message(), "limit_s": limit_s})
+            ended, result = self._wait(identifier, life)
+            if ended is None:
+                self._warn(f"{self._profile.name}: the device was started anew in the middle; measuring again")
+                continue
+            outputs = () if result is None else tuple(result.get("outputs") or ())
+            if not outputs:
+                self.ask({"do": "forget", "id": identifier})
+            return Ended(result, ended["returncode"], ended["timed_out"], ended["last_words"])
+        return Ended(None, None, False, "the device was started anew in the middle, twice")
+
+    def _wait(self, identifier: str, life: int) -> tuple[dict[str, Any] | None, Any]:
+        while True:
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            answer = self.ask({"do": "wait", "id": identifier, "hold_s": _HOLD_S}, _HOLD_S + _ANSWER_S)
+            if self._lives != life:
+                return None, None
+            if answer["ended"] is not None:
+                return answer["ended"], answer["result"]
+
+    def fetch(self, outputs: Sequence[OutputFile], directory: Path) -> list[Path]:
+        """Copies of the last command's outputs in `directory`."""
+        name, _ = agent_zipapp()
+        paths = []
+        for file in outputs:
+            size = file.count * tensor_bytes(file.spec)
+            path = directory / file.path.rpartition("/")[2]
+            path.touch()
+            last = ""
+            for _ in range(_MOST_ATTEMPTS):
+                if path.stat().st_size == size:
+                    break
+                command = [self._profile.python, self._remote("agent", name), "send", file.path]
+                argv = self._target.argv([*command, str(path.stat().st_size)], self._profile.environment)
+                last = _last(drain(argv, path, stall_s=_STALL_S, advance=lambda count: None).stderr)
+                # Finds the device again where the link was cut.
+                self.ask({"do": "ping"})
+            if path.stat().st_size != size:
+                raise self._error(f"did not give back {file.path}: {last}")
+            paths.append(path)
+        self.ask({"do": "forget", "id": str(self._jobs)})
+        return paths
+
+    def interrupt(self) -> None:
+        """Let what another thread waits for here end with KeyboardInterrupt."""
+        self._interrupted.set()
+
+    def close(self) -> None:
+        """End the session: nothing of it is left on the device but the cache of files."""
+        self._closing.set()
+        with self._mutex:
+            try:
+                if self._channel is not None:
+                    # What was asked before an interruption may be answered first.
+                    self._channel.write({"do": "end"})
+                    while (line := self._channel.read_line(_ANSWER_S)) and not json.loads(line).get("ended"):
+                        pass
+            except LinkLost:
+                # The device ends it by itself.
+                pass
+            finally:
+                self._drop()
+
+    def _error(self, what: str, hint: str | None = None) -> DeviceError:
+        default = f"check the device and its cable, or run: edgebench devices doctor {self._profile.name}"
+        return DeviceError(f"device `{self._profile.name}` {what} ({self._target.address})", hint=hint or default)
+
+
+def _work_dir(profile: DeviceProfile) -> str:
+    if profile.work_dir is not None:
+        # A login starts at home.
+        return profile.work_dir.removeprefix("~/")
+    return "/data/local/tmp/edgebench" if profile.transport == "adb" else ".cache/edgebench"
+
+
+def _busy(busy: Mapping[str, Any]) -> tuple[str, str]:
+    silent = busy["silent_s"]
+    if silent is not None and silent > 2 * _BEAT_S:
+        left = max(1, round(GRACE_S - silent))
+        return (
+            f"is in use by {busy['owner']}, whose link has been silent for {silent:.0f} s",
+            f"if it does not come back, the device is free in {left} s",
+        )
+    return f"is in use by {busy['owner']}, since {busy['age_s']:.0f} s", "wait until it is done"
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
