@@ -28,8 +28,8 @@ class Conditions:
     CPUs, that the host of a virtual machine took. `hottest_c`: degrees Celsius before, at most, and after.
     `frequency_mhz`: lowest and highest of the slowest CPU during the rounds; `slowed_share` how far the CPUs' mean
     frequency fell from the first to the last state during a round, at worst. `throttle_events` counts those that fell
-    into the rounds, `throttle_flags` are a Raspberry Pi's during them. `quota_s` is for how long a CPU quota held the
-    processes back.
+    into the rounds, `throttle_flags` are a Raspberry Pi's during them, `thermal_status` is Android's highest. `quota_s`
+    is for how long a CPU quota held the processes back.
     """
 
     other_cpus: float | None
@@ -42,6 +42,7 @@ class Conditions:
     turbo: bool | None
     throttle_events: int | None
     throttle_flags: int | None
+    thermal_status: int | None
     quota_s: float | None
     load_1min: tuple[float, float] | None
     available_bytes: int | None
@@ -75,6 +76,9 @@ def conditions(run: Run, cell: Cell) -> Conditions:
         turbo=_last(states, lambda state: state.turbo),
         throttle_events=_growth(spans, lambda state: state.throttle_events),
         throttle_flags=_flags_of(flags) if flags else None,
+        thermal_status=max(
+            (state.thermal_status for state in states if state.thermal_status is not None), default=None
+        ),
         quota_s=None if (grew := _growth(spans, lambda state: state.cgroup_throttled_us)) is None else grew / 1e6,
         load_1min=_range(state.load_1min for state in states if state.load_1min is not None),
         available_bytes=min(

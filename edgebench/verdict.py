@@ -80,6 +80,8 @@ def _throttled(met: Conditions) -> Iterator[_Finding]:
         words = [name for bit, name in enumerate(_FLAGS) if met.throttle_flags & (1 << bit | 1 << (bit + 16))]
         remedy = "use a stronger power supply" if words[:1] == ["under-voltage"] else cool
         yield _Finding("throttled", f"the firmware reports {', '.join(words)}", remedy)
+    if met.thermal_status:
+        yield _Finding("throttled", f"Android says that the device is hot (thermal status {met.thermal_status})", cool)
     if met.slowed_share is not None and met.slowed_share > _SLOWED_SHARE:
         yield _Finding("throttled", f"the CPUs' frequency fell by {met.slowed_share:.0%} during a round", cool)
     if met.quota_s is not None and met.quota_s > _QUOTA_S:

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from .calm import wait_until_calm
 from .codec import decode
+from .ledgers.device_tools import enrich
 from .probes import energy
 from .process import WorkerProcess
 from .state import State, read_state
@@ -84,7 +85,8 @@ class _Conductor:
                 self._notes.append("waited %.1f s; %s" % (waited.seconds, waited.reason))
         self._meter = energy.open_meter()
         self._idle_microwatts = None if self._meter is None else _power(self._meter)
-        self._states: List[State] = [read_state()]
+        # The device's tools cost up to half a second: they are asked before and after the round.
+        self._states: List[State] = [enrich(read_state())]
 
     def run(self) -> None:
         waiting = list(range(len(self._work.jobs)))
@@ -97,7 +99,7 @@ class _Conductor:
             for part in parts:
                 self._sustain(part)
                 self._finish(part)
-        self._states.append(read_state())
+        self._states.append(enrich(read_state()))
 
     def result(self) -> RoundResult:
         measurements = tuple(self._found[index] for index in range(len(self._work.jobs)))

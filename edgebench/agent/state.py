@@ -57,6 +57,7 @@ class State:
     power: "mains" or "battery".
     affinity: the CPUs this process may use; `usable_cpus` their count.
     cgroup_throttled_us: time that CPU quotas held back this process's control group and those above it.
+    thermal_status: Android's, from 0 (none) by 1 (light) to 6 (shutdown).
     """
 
     at_ns: int
@@ -78,6 +79,7 @@ class State:
     affinity: Optional[Tuple[int, ...]]
     usable_cpus: int
     cgroup_throttled_us: Optional[int]
+    thermal_status: Optional[int] = None
 
 
 def read_state(root: str = "/") -> State:
