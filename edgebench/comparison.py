@@ -213,7 +213,16 @@ def _pair(before_run: Run, after_run: Run, name: str, before: Cell, after: Cell,
         _accuracy(before, after),
         _instructions(before, after, theirs, ours),
     ]
+    if before_run.is_emulated(before) or after_run.is_emulated(after):
+        changes = [_unranked(change) for change in changes]
     return Pair(name, before, after, {change.metric: change for change in changes})
+
+
+def _unranked(change: Change) -> Change:
+    """Times and memory of an emulator say nothing about the device."""
+    if METRICS[change.metric] != "ms" and change.metric != "memory":
+        return change
+    return Change(change.metric, change.before, change.after, reason="the device is emulated")
 
 
 def _p50(found: Figures) -> float | None:

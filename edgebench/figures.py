@@ -101,7 +101,7 @@ def figures(run: Run, cell: Cell) -> Figures:
         load_ms=_median_ms([item.load_ns for item in measured]),
         first_ms=_median_ms([item.first_ns for item in measured]),
         memory=_median_memory([item.memory for item in measured]),
-        relative=None if baseline is None else latency_ratio(baseline, cell),
+        relative=None if baseline is None or run.is_emulated(cell) else latency_ratio(baseline, cell),
         drop=None if baseline is None else accuracy_drop(baseline, cell),
         instructions=None if cell.instructions is None else statistics.median(cell.instructions.counts),
         energy=_energy(run, cell),
@@ -124,7 +124,7 @@ def is_precise(run: Run, cell: Cell, percent: float) -> bool:
     if latency is None or not _is_narrow(latency.p50_ci_ms, percent):
         return False
     baseline = baseline_cell(run, cell)
-    if baseline is None or not baseline.measurements:
+    if baseline is None or not baseline.measurements or run.is_emulated(cell):
         return True
     relative = latency_ratio(baseline, cell)
     return relative is not None and _is_narrow(relative.ci, percent)

@@ -46,7 +46,8 @@ def curve_of(windows: Sequence[Window]) -> Curve | None:
 
 def flipped(run: Run) -> list[str]:
     """Sentences on pairs of artifacts of which one was clearly faster at first, and the other at the end."""
-    curves = [(cell, found) for cell in run.cells if (found := curve_of(cell.sustained)) is not None]
+    measured = [cell for cell in run.cells if not run.is_emulated(cell)]
+    curves = [(cell, found) for cell in measured if (found := curve_of(cell.sustained)) is not None]
     sentences = []
     for index, (one, before) in enumerate(curves):
         for other, after in curves[index + 1 :]:

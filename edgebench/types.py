@@ -25,6 +25,7 @@ __all__ = [
     "Cell",
     "Device",
     "DeviceProfile",
+    "Disagreement",
     "Interpolation",
     "LedgerEntry",
     "Measurement",
@@ -35,6 +36,7 @@ __all__ = [
     "SourceInfo",
     "TensorSpec",
     "Tolerance",
+    "WorstInput",
 ]
 
 SourceKind = Literal["state-dict", "checkpoint", "module", "torchscript", "exported-program", "onnx", "factory"]
@@ -208,12 +210,33 @@ class Size:
 
 
 @dataclass(frozen=True)
+class WorstInput:
+    """An image by its number in the data set, by how much its scores differ, and its class here and on the device."""
+
+    index: int
+    max_abs_error: float
+    here: int
+    there: int
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How a device's answers differ from this machine's, for the same artifact and inputs: on how many images the class
+    differs, by how much a score does at most, and the images that differ most, those of another class first."""
+
+    classes: int
+    max_abs_error: float
+    worst: tuple[WorstInput, ...]
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Top-1 and top-5 in percent over `samples` labelled images; per-image correctness is kept for paired tests.
 
     `top5` is None below six classes, `macro_f1` in 0..1. `correct` is a string of `0` and `1`, one per image, in the
     data set's order; `predictions` are the model's classes, `label_offset` above the data set's, -1 for no answer.
-    `preprocess` names how the images were prepared, None for data that was ready.
+    `preprocess` names how the images were prepared, None for data that was ready. `disagreement` is with this machine;
+    None on itself, or where it has not the runtime.
     """
 
     data: str
@@ -226,6 +249,7 @@ class Accuracy:
     predictions: tuple[int, ...]
     label_offset: int = 0
     preprocess: str | None = None
+    disagreement: Disagreement | None = None
 
 
 @dataclass(frozen=True)
@@ -327,3 +351,7 @@ class Run:
     def device(self, name: str) -> Device:
         """The device that cells call so."""
         return next(device for device in self.devices if device.name == name)
+
+    def is_emulated(self, cell: Cell) -> bool:
+        """Whether the cell's times say nothing about its device."""
+        return self.device(cell.device).emulated

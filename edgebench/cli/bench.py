@@ -55,8 +55,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 1 when a cell failed or none may be measured, 3 when no runtime is here, 4 when the precision
-    that was asked for was not reached."""
+    """Measure and print; 1 when a cell failed or none may be measured, 3 when a device was lost or has no runtime, 4
+    when the precision that was asked for was not reached."""
     from edgebench.cli.terminal import data_console, open_progress
     from edgebench.figures import is_precise
     from edgebench.measure.bench import bench
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     json_file.write_json(run_document(result))
     if not json_file.is_stdout:
         data_console().print(render(result))
+    if any(device.error is not None for device in result.devices):
+        return 3
     statuses = {cell.status for cell in result.cells}
     if "failed" in statuses or statuses == {"skipped"}:
         return 1

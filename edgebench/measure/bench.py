@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench._version import __version__
+from edgebench.agent.environment import physical_cores
 from edgebench.bundle import BUNDLE_FILE, load_bundle
 from edgebench.config import find_device
 from edgebench.errors import DeviceError, EdgebenchError, UsageError
@@ -22,7 +23,7 @@ from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.batching import rebatched
 from edgebench.measure.devices import Connected, connected, side_by_side
 from edgebench.measure.jobs import JobRunner
-from edgebench.measure.scoring import EvaluationData
+from edgebench.measure.scoring import EvaluationData, scores_here
 from edgebench.measure.session import RunBook, Session, Task
 from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
 from edgebench.pipeline import Exported
@@ -155,9 +156,13 @@ def measure_subjects(
             run = _earlier_run(earlier, tasks, found, evaluation)
         book = RunBook(store, run)
 
+        # Before anything is measured, because this machine may be among the devices.
+        here = {} if evaluation is None else _scores_here(run, tasks, found, evaluation, scratch, watch)
+
         def work_on(item: Connected) -> Callable[[], None]:
             progress = watch.beside(item.profile.name) if len(found) > 1 else watch
-            return lambda: _measure(item, book, tasks, evaluation, is_known, progress)
+            others = {} if item.profile.transport == "local" else here
+            return lambda: _measure(item, book, tasks, evaluation, others, is_known, progress)
 
         reached = [item for item in found if item.agent is not None]
         try:
@@ -174,6 +179,7 @@ def _measure(
     book: RunBook,
     tasks: Sequence[Task],
     evaluation: EvaluationData | None,
+    here: Mapping[tuple[str, str], NDArray[Any]],
     is_known: Callable[[Run, Cell], bool] | None,
     progress: Progress,
 ) -> None:
@@ -184,7 +190,7 @@ def _measure(
     try:
         # Accuracy first: it reads every image, so that a broken one costs no measurement.
         if evaluation is not None:
-            session.score(evaluation, progress)
+            session.score(evaluation, progress, here)
         session.measure(progress)
         if session.run.settings.count is not None:
             session.count(progress)
@@ -198,6 +204,28 @@ def _measure(
             if cell.device == item.device.name and cell.reason == NOT_MEASURED
         }
         book.put(unmeasured, device=replace(item.device, error=str(error)))
+
+
+def _scores_here(
+    run: Run,
+    tasks: Sequence[Task],
+    found: Sequence[Connected],
+    evaluation: EvaluationData,
+    scratch: Path,
+    watch: Progress,
+) -> dict[tuple[str, str], NDArray[Any]]:
+    """What this machine answers to the images that other devices are about to score."""
+    elsewhere = {item.profile.name for item in found if item.agent is not None and item.profile.transport != "local"}
+    wanted = {
+        (task.subject.ref.name, task.runtime): (task.subject, task.runtime, physical_cores())
+        for task, cell in zip(tasks, run.cells, strict=True)
+        if cell.device in elsewhere and task.subject.reason is None and cell.accuracy is None
+    }
+    if not wanted:
+        return {}
+    own = scratch / "here"
+    own.mkdir()
+    return scores_here(JobRunner.here(own), evaluation, list(wanted.values()), watch.beside("this machine"))
 
 
 def _of_batches(subject: Subject, batch_sizes: Sequence[int], scratch: Path, progress: Progress) -> Iterator[Subject]:

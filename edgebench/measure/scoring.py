@@ -3,7 +3,7 @@ disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.jobs import JobRunner, read_output, write_feeds, write_frames
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
-from edgebench.types import Accuracy, Preprocess, TensorSpec
+from edgebench.types import Accuracy, Disagreement, Preprocess, TensorSpec, WorstInput
 
-__all__ = ["EvaluationData", "score_cells"]
+__all__ = ["EvaluationData", "score_cells", "scores_here"]
 
 # A portion of ImageNet-sized inputs takes 300 MB of disk.
 _PORTION = 512
 _PREDICT_TIMEOUT_S = 3600.0
+_WORST = 10
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,39 @@ def score_cells(
     evaluation: EvaluationData,
     jobs: Sequence[tuple[Subject, str, int]],
     progress: Progress,
+    here: Mapping[tuple[str, str], NDArray[Any]],
 ) -> list[Accuracy | Measurement]:
-    """The accuracy of each (subject, runtime, threads) in their order, or the measurement that was not ok."""
+    """The accuracy of each (subject, runtime, threads) in their order, or the measurement that was not ok. `here` has
+    this machine's scores, by the subject's name and the runtime, for a device to be compared with."""
+    return [
+        found
+        if isinstance(found, Measurement)
+        else _accuracy(evaluation, subject, found, here.get(_key(subject, name)))
+        for (subject, name, _), found in zip(jobs, predictions(runner, evaluation, jobs, progress), strict=True)
+    ]
+
+
+def _key(subject: Subject, runtime: str) -> tuple[str, str]:
+    return (subject.ref.name, runtime)
+
+
+def scores_here(
+    runner: JobRunner, evaluation: EvaluationData, jobs: Sequence[tuple[Subject, str, int]], progress: Progress
+) -> dict[tuple[str, str], NDArray[Any]]:
+    """This machine's scores, by the subject's name and the runtime, of those that it can run."""
+    found = predictions(runner, evaluation, jobs, progress)
+    return {
+        _key(subject, runtime): scores
+        for (subject, runtime, _), scores in zip(jobs, found, strict=True)
+        if not isinstance(scores, Measurement)
+    }
+
+
+def predictions(
+    runner: JobRunner, evaluation: EvaluationData, jobs: Sequence[tuple[Subject, str, int]], progress: Progress
+) -> list[NDArray[Any] | Measurement]:
+    """The scores `[N, classes]` of each (subject, runtime, threads) in their order, or the measurement that was not
+    ok."""
     scores: list[list[NDArray[Any]]] = [[] for _ in jobs]
     failures: dict[int, Measurement] = {}
     progress.start("accuracy", total=len(evaluation.indices) * len(jobs))
@@ -135,18 +167,34 @@ def score_cells(
             for file in (*job.feeds, *job.frames):
                 Path(file.path).unlink(missing_ok=True)
     progress.done(f"{len(evaluation.indices)} images of {evaluation.dataset.spec}")
-    return [
-        failures[number] if number in failures else _accuracy(evaluation, subject, np.concatenate(scores[number]))
-        for number, (subject, _, _) in enumerate(jobs)
-    ]
+    return [failures[number] if number in failures else np.concatenate(scores[number]) for number in range(len(jobs))]
 
 
-def _accuracy(evaluation: EvaluationData, subject: Subject, scores: NDArray[Any]) -> Accuracy:
+def _accuracy(
+    evaluation: EvaluationData, subject: Subject, scores: NDArray[Any], here: NDArray[Any] | None
+) -> Accuracy:
     offset = _label_offset(subject.preprocess)
     labels = evaluation.labels[list(evaluation.indices)] + offset
     found = accuracy(scores, labels, evaluation.dataset.spec, evaluation.sha256)
     name = None if evaluation.dataset.ready or subject.preprocess is None else subject.preprocess.name
-    return replace(found, label_offset=offset, preprocess=name)
+    disagreement = None if here is None else _disagreement(evaluation.indices, here, scores)
+    return replace(found, label_offset=offset, preprocess=name, disagreement=disagreement)
+
+
+def _disagreement(indices: Sequence[int], here: NDArray[Any], there: NDArray[Any]) -> Disagreement:
+    classes = [scores.argmax(axis=1) for scores in (here, there)]
+    errors = np.abs(here.astype(np.float64) - there).max(axis=1)
+    differ = classes[0] != classes[1]
+    order = np.lexsort((-errors, ~differ))[:_WORST]
+    return Disagreement(
+        int(differ.sum()),
+        float(errors.max()),
+        tuple(
+            WorstInput(indices[row], float(errors[row]), int(classes[0][row]), int(classes[1][row]))
+            for row in order.tolist()
+            if errors[row] > 0
+        ),
+    )
 
 
 def _prepare(runner: JobRunner, evaluation: EvaluationData, portion: Sequence[int], subject: Subject) -> Job:

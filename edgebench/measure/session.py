@@ -12,6 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round, RoundResult
 from edgebench.figures import baseline_cell, is_precise
@@ -182,8 +185,10 @@ class Session:
             result.idle_microwatts,
         )
 
-    def score(self, evaluation: EvaluationData, progress: Progress) -> None:
-        """Accuracy of every cell that can be measured, once per artifact and runtime."""
+    def score(
+        self, evaluation: EvaluationData, progress: Progress, here: Mapping[tuple[str, str], NDArray[Any]]
+    ) -> None:
+        """Accuracy of every cell that can be measured, once per artifact and runtime; `here` as for `score_cells`."""
         wanted: dict[tuple[str, str], list[int]] = {}
         for index in self._own:
             task, cell = self._tasks[index], self.run.cells[index]
@@ -193,7 +198,7 @@ class Session:
             return
         first = [self._tasks[indices[0]] for indices in wanted.values()]
         results = score_cells(
-            self._runner, evaluation, [(task.subject, task.runtime, task.threads) for task in first], progress
+            self._runner, evaluation, [(task.subject, task.runtime, task.threads) for task in first], progress, here
         )
         changes: dict[int, Cell] = {}
         for indices, result in zip(wanted.values(), results, strict=True):

@@ -38,7 +38,8 @@ def render(run: Run) -> RenderableType:
     speeds = _table(labels, [*headings, *["per s"] * with_rate, *["missed"] * with_frames, "verdict"])
     headings = ["cold ms", "load ms", "first ms", "peak +MB", "MB (zip)"]
     costs = _table(labels, [*headings, *["mJ"] * metered, *["M instructions"] * counted])
-    accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees"])
+    compared = any(cell.accuracy is not None and cell.accuracy.disagreement is not None for cell in run.cells)
+    accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees", *["≠ here"] * compared])
     curves = _table(labels, ["p50 ms at first", "at last", "slower from", "curve"])
     best = _best_rates(run)
     doubts: list[Text] = []
@@ -52,10 +53,10 @@ def render(run: Run) -> RenderableType:
         costs.add_row(
             *label, *_costs(cell, found), *[_energy(found)] * metered, *[_millions(found.instructions)] * counted
         )
-        accuracies.add_row(*label, *_accuracy(run, cell, found))
+        accuracies.add_row(*label, *_accuracy(run, cell, found), *[_disagreement(cell)] * compared)
         if found.sustained is not None:
             curves.add_row(*label, *_curve(found.sustained))
-        if found.verdict.word in _VERDICT_STYLES:
+        if found.verdict.word in _VERDICT_STYLES and not run.is_emulated(cell):
             doubts.append(_doubt(", ".join([cell.artifact.name, *_described(run, cell)]), found.verdict))
     tables = [speeds, costs]
     if any(cell.accuracy is not None for cell in run.cells):
@@ -86,7 +87,7 @@ def _best_rates(run: Run) -> list[Cell]:
     best: dict[tuple[str, ...], tuple[float, Cell]] = {}
     for cell in run.cells:
         latency = figures(run, cell).latency
-        if cell.scenario == "offline" and latency is not None:
+        if cell.scenario == "offline" and latency is not None and not run.is_emulated(cell):
             key = (cell.artifact.name, cell.device, cell.runtime)
             if key not in best or latency.throughput_per_s > best[key][0]:
                 best[key] = (latency.throughput_per_s, cell)
@@ -135,11 +136,14 @@ def _speed(run: Run, cell: Cell, found: Figures, tail: Sequence[float]) -> tuple
     elif found.relative is not None:
         relative = with_interval(found.relative.ratio, found.relative.ci)
     word = found.verdict.word
+    said: RenderableType = MISSING if word is None else Text(word, style=_VERDICT_STYLES.get(word, "green"))
+    if run.is_emulated(cell):
+        said = Text("emulated", style="yellow")
     return (
         with_interval(latency.p50_ms, latency.p50_ci_ms),
         relative,
         *(_percentile(latency.tail[percent]) for percent in tail),
-        MISSING if word is None else Text(word, style=_VERDICT_STYLES.get(word, "green")),
+        said,
     )
 
 
@@ -211,6 +215,27 @@ def _accuracy(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
     return (top1, f"{drop.drop_points:+.2f} [{low:+.2f}, {high:+.2f}]", percent(drop.agreement))
 
 
+def _disagreement(cell: Cell) -> str:
+    found = None if cell.accuracy is None else cell.accuracy.disagreement
+    return MISSING if found is None or cell.accuracy is None else f"{found.classes} of {cell.accuracy.samples}"
+
+
+def _disagreements(run: Run) -> list[str]:
+    """What the column is, and for each artifact that answers otherwise on its device the images to look at."""
+    lines = []
+    for cell in run.cells:
+        found = None if cell.accuracy is None else cell.accuracy.disagreement
+        if found is not None and found.classes:
+            images = ", ".join(str(item.index) for item in found.worst if item.here != item.there)
+            lines.append(
+                f"{cell.artifact.name} on {cell.device}: scores differ by up to {found.max_abs_error:.2g} from this "
+                f"machine's, another class on images {images}"
+            )
+    head = "≠ here: images that the device gives another class than this machine, by the same artifact and runtime"
+    scored = [cell.accuracy for cell in run.cells if cell.accuracy is not None]
+    return [head, *lines] if any(item.disagreement is not None for item in scored) else []
+
+
 def _legend(run: Run) -> Text:
     versions = {(cell.runtime, item.runtime_version) for cell in run.cells for item in cell.measurements}
     lines = [", ".join(f"{runtime} {version}" for runtime, version in sorted(versions)), f"fed with {run.inputs}"]
@@ -218,7 +243,15 @@ def _legend(run: Run) -> Text:
     for device in run.devices:
         seen = device.fingerprint
         processor = seen.get("cpu", seen.get("machine"))
-        lines.append(f"{device.name}: {processor}, {seen.get('usable_cpus')} CPUs; threads per inference: {threads}")
+        if seen:
+            lines.append(
+                f"{device.name}: {processor}, {seen.get('usable_cpus')} CPUs; threads per inference: {threads}"
+            )
+        if device.emulated:
+            by = seen.get("emulated_by", "an emulator")
+            lines.append(f"{device.name} is emulated ({by}): its answers are real, its times and memory are not")
+        if device.background:
+            lines.append(f"{device.name}: from adb shell, as a background process; an app in front may be faster")
     batches = sorted({cell.batch_size for cell in run.cells} - {1})
     if batches:
         lines.append(f"times are per batch of {', '.join(map(str, batches))}")
@@ -248,6 +281,7 @@ def _legend(run: Run) -> Text:
             {(item.samples, item.data, f"prepared as {item.preprocess or 'they are'}") for item in accuracies}
         )
     )
+    lines.extend(_disagreements(run))
     return Text("\n".join(line for line in lines if line), style="dim")
 
 
