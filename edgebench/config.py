@@ -17,7 +17,7 @@ from edgebench.agent.codec import DecodeError, decode
 from edgebench.errors import UsageError
 from edgebench.types import CalibrationSet, DeviceProfile, Preprocess
 
-__all__ = ["find_calibration_set", "find_device", "home", "load_preprocess", "search_directories"]
+__all__ = ["check_device", "find_calibration_set", "find_device", "home", "load_preprocess", "search_directories"]
 
 T = TypeVar("T")
 Folder = Literal["models", "calib", "devices"]
@@ -71,7 +71,7 @@ def find_device(name: str) -> DeviceProfile:
             raise UsageError(f"{chain[-1]} {known}", hint=f"there are: {', '.join(names('devices'))}")
         chain.append(further[0])
         values = {**_read_toml(further[0]), **values}
-    return _checked(_decoded(DeviceProfile, values, chain[0], name=chain[0].stem), chain[0])
+    return check_device(_decoded(DeviceProfile, values, chain[0], name=chain[0].stem), chain[0])
 
 
 # What goes into a command line must be what it seems: no option, nothing for a shell.
@@ -83,7 +83,13 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ONLY = {"ssh": ("address", "port", "ssh_config"), "adb": ("serial",)}
 
 
-def _checked(profile: DeviceProfile, path: Path) -> DeviceProfile:
+def check_device(profile: DeviceProfile, path: Path) -> DeviceProfile:
+    """The profile, which stands in the file at `path`.
+
+    Raises:
+        UsageError: a value that cannot be one, or that would be read as something else by a shell or a tool.
+    """
+
     def refuse(key: str, expected: str) -> NoReturn:
         raise UsageError(f"{path}: `{key}` is {getattr(profile, key)!r}, expected {expected}")
 
@@ -137,7 +143,9 @@ def _all(folder: Folder, name: str) -> list[Path]:
         return [Path(name)]
     if "/" in name or name.startswith("."):
         return []
-    return [path for directory in search_directories(folder) if (path := directory / f"{name}.toml").is_file()]
+    found = [path for directory in search_directories(folder) if (path := directory / f"{name}.toml").is_file()]
+    # In a checkout the user's own directory is the one that is shipped.
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
 
 
 def _find(folder: Folder, name: str) -> Path | None:

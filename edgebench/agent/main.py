@@ -5,12 +5,15 @@
 they like. A failure is a result as well: they end with 0 whenever they could write one. `worker` and `counted` are the
 processes that they start.
 
+`library JOB.json RESULT.json` imports a runtime, and `examine ANY RESULT.json` looks at the device, for its doctor.
+
 For a host elsewhere: `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES` runs these for it, `receive CACHE SHA256 SIZE
 OFFSET` takes a file from stdin, and `send FILE OFFSET` gives one to stdout.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -54,10 +57,22 @@ def main(argv: Sequence[str]) -> int:
         _write(result_path, _attempt(lambda job: predict(job, outputs), _read(Job, path)))
     elif command in ("count", "counted"):
         return _count(command, path, result_path)
+    elif command == "library":
+        _write(result_path, _attempt(_library, _read(Job, path)))
+    elif command == "examine":
+        from .examining import examine
+
+        _write(result_path, examine(WIRE_VERSION, result_path))
     else:
         sys.stderr.write("unknown command: %s\n" % command)
         return 2
     return 0
+
+
+def _library(job: Job) -> Measurement:
+    """Its runtime's library, once imported: a wheel for another CPU ends the process here."""
+    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
+    return Measurement(WIRE_VERSION, "ok", runtime_version=runtime.load_library())
 
 
 def _count(command: str, path: str, result_path: str) -> int:

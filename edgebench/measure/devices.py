@@ -16,9 +16,10 @@ from edgebench.targets.agent import Agent
 from edgebench.targets.local import LocalAgent
 from edgebench.targets.remote import RemoteAgent
 from edgebench.targets.ssh import SshTarget
+from edgebench.targets.target import Target
 from edgebench.types import Device, DeviceProfile
 
-__all__ = ["Connected", "connected", "open_agent", "side_by_side"]
+__all__ = ["Connected", "connected", "open_agent", "open_target", "side_by_side"]
 
 _POLL_S = 0.2
 
@@ -42,9 +43,14 @@ def open_agent(profile: DeviceProfile, scratch: Path, warn: Callable[[str], None
     """
     if profile.transport == "local":
         return LocalAgent(profile, scratch, warn)
-    agent = RemoteAgent(profile, SshTarget(profile) if profile.transport == "ssh" else AdbTarget(profile), warn)
+    agent = RemoteAgent(profile, open_target(profile), warn)
     agent.connect()
     return agent
+
+
+def open_target(profile: DeviceProfile) -> Target:
+    """The target of a device that is not this machine, not yet connected."""
+    return SshTarget(profile) if profile.transport == "ssh" else AdbTarget(profile)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from edgebench.targets.target import LinkLost, Target
 from edgebench.targets.zipapp import agent_zipapp
 from edgebench.types import DeviceProfile
 
-__all__ = ["RemoteAgent"]
+__all__ = ["RemoteAgent", "work_dir_of"]
 
 _ANSWER_S = 15.0
 _BEAT_S = 5.0
@@ -109,7 +109,7 @@ class RemoteAgent:
         self._target = target
         self._warn = warn
         self._session = f"{int(time.time())}-{secrets.token_hex(4)}"
-        self._work_dir = _work_dir(profile)
+        self._work_dir = work_dir_of(profile)
         self._channel: _Channel | None = None
         self._mutex = threading.RLock()
         self._closing = threading.Event()
@@ -402,7 +402,8 @@ class RemoteAgent:
         return DeviceError(f"device `{self._profile.name}` {what} ({self._target.address})", hint=hint or default)
 
 
-def _work_dir(profile: DeviceProfile) -> str:
+def work_dir_of(profile: DeviceProfile) -> str:
+    """The directory on the device that everything is written to."""
     if profile.work_dir is not None:
         # A login starts at home.
         return profile.work_dir.removeprefix("~/")
