@@ -79,6 +79,7 @@ _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _ADDRESS = re.compile(rf"(?:{_NAME}@)?(?:{_NAME}|[0-9a-fA-F:]+(?:%{_NAME})?)")
 _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOOLS = ("ort_runner", "onnxruntime_perf_test", "benchmark_model", "executor_runner")
 # Which keys say something for which transport.
 _ONLY = {"ssh": ("address", "port", "ssh_config"), "adb": ("serial",)}
 
@@ -116,6 +117,13 @@ def check_device(profile: DeviceProfile, path: Path) -> DeviceProfile:
     for key in ("work_dir", "python", "governor"):
         if (value := getattr(profile, key)) is not None and (not value or value.startswith("-") or "\n" in value):
             refuse(key, "a path" if key != "governor" else "a governor's name")
+    if profile.tools and profile.transport == "local":
+        raise UsageError(f"{path}: `tools` are for devices without Python, and this machine has it")
+    for name in profile.tools:
+        if name not in _TOOLS:
+            raise UsageError(f"{path}: there is no tool `{name}`", hint=f"there are: {', '.join(_TOOLS)}")
+        if name != "ort_runner" and profile.tools[name].path is None and profile.tools[name].push is None:
+            raise UsageError(f"{path}: tools.{name}: `path` on the device or `push` from here is missing")
     for variable in profile.environment:
         if not _VARIABLE.fullmatch(variable):
             raise UsageError(f"{path}: environment: `{variable}` cannot be a variable's name")

@@ -36,6 +36,7 @@ __all__ = [
     "SourceInfo",
     "TensorSpec",
     "Tolerance",
+    "ToolBinary",
     "WorstInput",
 ]
 
@@ -61,6 +62,18 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
+class ToolBinary:
+    """Where a tool for devices without Python is: its `path` on the device, or the file here to `push`; neither, for
+    the runner of edgebench, which is then built. `library`, of that runner: libonnxruntime.so on the device, or
+    `push_library` here; neither takes the one of onnxruntime's wheel."""
+
+    path: str | None = None
+    push: str | None = None
+    library: str | None = None
+    push_library: str | None = None
+
+
+@dataclass(frozen=True)
 class DeviceProfile:
     """One file of `devices/`: how a device is reached, and how it is used while it measures.
 
@@ -72,6 +85,7 @@ class DeviceProfile:
     threads: None means as many as the device has physical cores. `cpus`: those that jobs are bound to.
     governor: held while it measures and put back afterwards.
     emulated: its answers are real, its times and memory are not.
+    tools: of a device without Python, what measures in place of the agent, by name.
     """
 
     name: str
@@ -89,6 +103,7 @@ class DeviceProfile:
     cpus: tuple[int, ...] | None = None
     governor: str | None = None
     emulated: bool = False
+    tools: dict[str, ToolBinary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,8 @@ class Measurement:
     `status` is "ok", "unsupported" (the runtime is not there, `reason` says what installs it) or "failed"; a process
     that failed keeps the turns that it had. `cold_ns` is from the start of the process to its first result. `round` is
     the host's number of the round that it belongs to: measurements of one round were taken in alternation. A tool that
-    gives no single times has a `summary` in place of `turns`.
+    gives no single times has a `summary` in place of `turns`. `tool` is what measured in place of the agent, and
+    `cannot` says what it does not tell.
     """
 
     version: int
@@ -252,6 +253,8 @@ class Measurement:
     windows: Tuple[Window, ...] = ()
     instructions: Optional[InstructionCount] = None
     summary: Optional[Summary] = None
+    tool: Optional[str] = None
+    cannot: Tuple[str, ...] = ()
 
     @property
     def samples_ns(self) -> Tuple[int, ...]:

@@ -14,6 +14,7 @@ from edgebench.progress import Progress
 from edgebench.targets.adb import AdbTarget
 from edgebench.targets.agent import Agent
 from edgebench.targets.local import LocalAgent
+from edgebench.targets.native.agent import NativeAgent
 from edgebench.targets.remote import RemoteAgent
 from edgebench.targets.ssh import SshTarget
 from edgebench.targets.target import Target
@@ -43,8 +44,13 @@ def open_agent(profile: DeviceProfile, scratch: Path, warn: Callable[[str], None
     """
     if profile.transport == "local":
         return LocalAgent(profile, scratch, warn)
-    agent = RemoteAgent(profile, open_target(profile), warn)
-    agent.connect()
+    kind = NativeAgent if profile.tools else RemoteAgent
+    agent = kind(profile, open_target(profile), warn)
+    try:
+        agent.connect()
+    except BaseException:
+        agent.close()
+        raise
     return agent
 
 

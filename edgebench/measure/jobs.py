@@ -42,6 +42,11 @@ class JobRunner:
         """One for this machine, as it is."""
         return cls(LocalAgent(DeviceProfile("local", "local"), scratch, lambda text: None), scratch)
 
+    @property
+    def takes_frames(self) -> bool:
+        """Whether a predict job's images may be normalised on the device."""
+        return self._agent.takes_frames
+
     def measure(self, work: Round) -> RoundResult:
         """What the processes of a round saw; a process that dies or hangs is a failed measurement."""
         # Loading, warming up, turns and the end, each within its own limit, which the conductor holds.

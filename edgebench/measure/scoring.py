@@ -201,7 +201,7 @@ def _prepare(runner: JobRunner, evaluation: EvaluationData, portion: Sequence[in
     """A job that lacks its artifact: pixels where the data set holds images, ready inputs elsewhere."""
     spec, directory = subject.inputs[0], runner.scratch_directory("portion")
     job = Job(version=WIRE_VERSION, kind="predict", artifact="", runtime="", threads=1, feeds=())
-    images = pixels(evaluation.dataset, portion, subject.preprocess, spec)
+    images = pixels(evaluation.dataset, portion, subject.preprocess, spec) if runner.takes_frames else None
     if images is not None:
         frames = (write_frames(directory / "frames.raw", images),)
         return replace(job, frames=frames, preprocess=subject.preprocess, input=spec)

@@ -24,7 +24,9 @@ class Ended:
 
 
 class Agent(Protocol):
-    """The agent of one device."""
+    """The agent of one device. `takes_frames`: a predict job's images may be normalised there."""
+
+    takes_frames: bool
 
     @property
     def fingerprint(self) -> dict[str, Any]:

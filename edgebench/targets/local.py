@@ -25,6 +25,8 @@ __all__ = ["LocalAgent"]
 class LocalAgent:
     """Runs the agent's commands here, with their files below `scratch`. `warn` is told what could not be held."""
 
+    takes_frames = True
+
     def __init__(self, profile: DeviceProfile, scratch: Path, warn: Callable[[str], None]) -> None:
         self._profile = profile
         self._scratch = scratch

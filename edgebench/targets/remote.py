@@ -104,6 +104,8 @@ class RemoteAgent:
     `warn` is told what the user should know, such as a link that was lost and found.
     """
 
+    takes_frames = True
+
     def __init__(self, profile: DeviceProfile, target: Target, warn: Callable[[str], None]) -> None:
         self._profile = profile
         self._target = target

@@ -1,0 +1,525 @@
+"""Devices without Python: a shell that puts files in place, and a tool that runs an artifact and says how long it took.
+
+It answers the same commands as the agent, so that nothing above knows the difference: a round comes back as
+measurements, with single times where the tool gives them (our own runner does) and with its own figures elsewhere.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from edgebench.agent.codec import DecodeError, decode, encode
+from edgebench.agent.feeds import tensor_bytes
+from edgebench.agent.state import State
+from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult, Turn
+from edgebench.config import home
+from edgebench.errors import DeviceError, EdgebenchError
+from edgebench.files import file_sha256
+from edgebench.targets.agent import Ended
+from edgebench.targets.commands import Completed, capture, drain, feed
+from edgebench.targets.native import TOOLS, ToolOutputError
+from edgebench.targets.native.build_runner import build_runner, fetch_library
+from edgebench.targets.native.script import Script
+from edgebench.targets.native.shell_state import state_of
+from edgebench.targets.probe import Probe, probe
+from edgebench.targets.remote import work_dir_of
+from edgebench.targets.target import LinkLost, Target
+from edgebench.types import DeviceProfile, ToolBinary
+
+__all__ = ["RUNNER", "NativeAgent"]
+
+T = TypeVar("T")
+
+# Our own, beside the tools of others.
+RUNNER = "ort_runner"
+_RUNNER_RUNTIME = "onnxruntime"
+
+_COMMAND_S = 60.0
+_STALL_S = 30.0
+# A lock that nobody renewed for so long is of a host that has gone.
+_STALE_S = 600
+_RECONNECT_S = 100.0
+_MOST_ATTEMPTS = 5
+# Of memory that is free, so much may be taken by runners that wait for their turns; a model takes about so many times
+# the size of its file.
+_SHARE, _MODEL_FACTOR = 0.5, 3
+
+# $1 the lock, $2 who takes it, $3 after how many seconds it is stale. Uptime and not the clock, which may be set;
+# another boot id is another life of the device. Only one can rename a stale lock away, and only one can make the new.
+_LOCK = """
+now=$(cut -d. -f1 /proc/uptime); boot=$(cat /proc/sys/kernel/random/boot_id)
+mkdir -p "$(dirname "$1")"
+if ! mkdir "$1" 2>/dev/null; then
+    read -r owner_boot at since owner 2>/dev/null <"$1/owner"
+    if [ "$owner_boot" = "$boot" ] && [ "${at:-0}" -gt $((now - $3)) ]; then
+        [ "$owner" = "$2" ] || { echo "busy $((now - since)) $((now - at)) $owner"; exit 0; }
+    else
+        mv "$1" "$1.stale.$$" 2>/dev/null && rm -rf "$1.stale.$$"
+        mkdir "$1" 2>/dev/null || { echo "busy 0 0 another host, which was faster"; exit 0; }
+        since=$now
+    fi
+else
+    since=$now
+fi
+echo "$boot $now ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/owner" && echo held
+"""
+
+
+# $1 the cache, $2 its bound in kB, $3 the file that stays; prints the kB that are free.
+_TRIM = """
+cd "$1" || exit 0
+ls -t | while read -r f; do
+    set -- "$1" "$2" "$3" $(du -k "$f")
+    total=$((total + $4))
+    [ "$total" -gt "$2" ] && [ "${f%.part}" != "$3" ] && rm -f "$f"
+done
+set -- $(df -Pk . | tail -n 1)
+echo "$4"
+"""
+
+
+class NativeAgent:
+    """What stands in for the agent on the device of `profile`, whose `tools` name what measures there."""
+
+    takes_frames = False
+
+    def __init__(self, profile: DeviceProfile, target: Target, warn: Callable[[str], None]) -> None:
+        self._profile = profile
+        self._target = target
+        self._warn = warn
+        self._work_dir = work_dir_of(profile)
+        self._session = f"{self._work_dir}/sessions/{int(time.time())}-{secrets.token_hex(4)}"
+        self._owner = f"{getpass.getuser()}@{platform.node()} {secrets.token_hex(4)}"
+        self._placed: dict[Path, str] = {}
+        self._interrupted = False
+        self._seen: Probe | None = None
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the device's shell says of it."""
+        seen = self._probed
+        found: dict[str, Any] = {"machine": seen.machine, "system": seen.system, "model": seen.model}
+        found.update(cpus=seen.cores, usable_cpus=seen.cores, physical_cores=seen.cores)
+        if seen.android:
+            found["android"] = seen.android
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def _probed(self) -> Probe:
+        assert self._seen is not None
+        return self._seen
+
+    def connect(self) -> None:
+        """Reach the device and take the lock.
+
+        Raises:
+            DeviceError: it cannot be reached, or used, or another one uses it.
+        """
+        try:
+            self._target.connect()
+            self._seen = probe(self._target, self._work_dir, self._profile.python)
+            if not self._seen.writable:
+                hint = f"set `work_dir` in devices/{self._profile.name}.toml to a directory of your own"
+                raise self._error(f"does not let us write to {self._work_dir}", hint)
+            self._hold()
+            self._shell('rm -rf "$2" && mkdir -p "$1" "$3"', self._session, f"{self._work_dir}/sessions", self._cache)
+            self._shell('mkdir -p "$1"', self._session)
+        except LinkLost as error:
+            raise self._error(f"does not answer: {error}") from error
+
+    @property
+    def _cache(self) -> str:
+        return f"{self._work_dir}/cache"
+
+    def _hold(self) -> None:
+        """Take the lock, or say that it is still held."""
+        answer = self._shell(_LOCK, f"{self._work_dir}/lock.d", self._owner, str(_STALE_S)).stdout.strip()
+        if answer.startswith("busy"):
+            _, age_s, silent_s, owner = answer.split(" ", 3)
+            raise self._error(
+                f"is in use by {owner.rpartition(' ')[0] or owner}, since {age_s} s, last heard {silent_s} s ago",
+                f"wait until it is done; a lock that is silent for {_STALE_S} s is broken",
+            )
+        if answer != "held":
+            raise self._error(f"could not be locked: {answer or 'its shell said nothing'}")
+
+    def place(self, paths: Sequence[Path], advance: Callable[[int], None]) -> dict[Path, str]:
+        """Where the files are on the device; those that are not there are pushed."""
+        for path in paths:
+            if path not in self._placed:
+                self._placed[path] = self._retried(lambda path=path: self._push(path, advance))  # type: ignore[misc]
+        return {path: self._placed[path] for path in paths}
+
+    def _push(self, path: Path, advance: Callable[[int], None]) -> str:
+        sha256, size = file_sha256(path), path.stat().st_size
+        there = f"{self._cache}/{sha256}"
+        sizes = 'for f in "$1" "$1.part"; do wc -c <"$f" 2>/dev/null || echo -1; done; touch -c "$1"'
+        for _ in range(_MOST_ATTEMPTS):
+            whole, partial = (int(line) for line in self._shell(sizes, there).stdout.split())
+            if whole == size:
+                return there
+            self._make_room(size - max(0, partial), sha256)
+            if partial > size:
+                self._shell('rm -f "$1.part"', there)
+                partial = 0
+            argv = self._target.argv(["sh", "-c", 'cat >>"$1.part"', "sh", there], self._profile.environment)
+            feed(argv, path, max(0, partial), stall_s=_STALL_S, advance=advance)
+            done = self._shell('sha256sum "$1.part" && wc -c <"$1.part"', there)
+            if done.stdout.startswith(sha256):
+                self._shell('chmod 755 "$1.part" && mv "$1.part" "$1" && sync', there)
+            elif done.stdout.split()[-1:] == [str(size)]:
+                # Whole in length and not in content: begin anew.
+                self._shell('rm -f "$1.part"', there)
+        raise self._error(f"did not take {path.name} ({size} bytes)")
+
+    def _make_room(self, size: int, sha256: str) -> None:
+        """Throw away what was used least lately until the cache is within its bound, and see that there is room."""
+        bound_kb = (self._profile.cache_mb << 10) - (size >> 10)
+        free = self._shell(_TRIM, self._cache, str(max(0, bound_kb)), sha256).stdout.strip()
+        if free.isdigit() and int(free) * 1024 < size + (16 << 20):
+            hint = f"free some space, or set `work_dir` in devices/{self._profile.name}.toml"
+            raise self._error(f"has no room: {int(free) >> 10} MB are free, {size >> 20} MB are needed", hint)
+
+    def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
+        """A round, or predictions, by a tool; nothing else can be had without Python."""
+        if command == "round":
+            return self._retried(lambda: self._round(decode(Round, message()), limit_s))
+        if command == "predict":
+            return self._retried(lambda: self._predict(decode(Job, message()), limit_s))
+        return _answer(_unsupported(f"a device without Python cannot {command}"))
+
+    def _round(self, work: Round, limit_s: float) -> Ended:
+        self._hold()
+        script = Script(self._session)
+        script.show_state("before")
+        found: dict[int, Measurement] = {}
+        notes: list[str] = []
+        chosen = random.Random(work.seed)
+        runners: dict[int, list[str]] = {}
+        others: dict[int, tuple[str, list[str]]] = {}
+        for index, job in enumerate(work.jobs):
+            try:
+                tool, binary = self._tool(job)
+                if tool == RUNNER:
+                    runners[index] = self._measuring(binary, job, work, index)
+                else:
+                    runs, warmup = work.laps * work.turn, max(1, work.warmup)
+                    argv = TOOLS[tool].argv(binary, job.artifact, threads=job.threads, warmup=warmup, runs=runs)
+                    others[index] = (tool, self._bound(argv))
+            except _CannotHere as error:
+                found[index] = _unsupported(str(error))
+        together = self._fit(work, list(runners))
+        if not together:
+            notes.append("memory may not hold all artifacts at once: they were measured one after the other")
+        order = list(runners)
+        chosen.shuffle(order)
+        for group in [order] if together else [[index] for index in order]:
+            for index in group:
+                script.start(runners[index], index, err=f"err{index}")
+            for _ in range(work.laps):
+                chosen.shuffle(group)
+                for index in group:
+                    script.turn(index)
+            for index in group:
+                script.let_end(index)
+        order = list(others)
+        chosen.shuffle(order)
+        for index in order:
+            script.call(others[index][1], out=f"out{index}", err=f"err{index}")
+        script.show_state("after")
+        script.show("result*.json out* err*")
+        printed, ended = self._run(script, limit_s)
+        if ended is not None:
+            return ended
+        states, files = _taken_apart(printed, self._probed.cores or 1)
+        for index in runners:
+            found[index] = _of_runner(files, index)
+        for index, (tool, _) in others.items():
+            found[index] = _of_tool(files, index, tool)
+        measurements = _from_one_start([found[index] for index in range(len(work.jobs))])
+        return _answer(RoundResult(WIRE_VERSION, measurements, states, tuple(notes)))
+
+    def _fit(self, work: Round, runners: Sequence[int]) -> bool:
+        """Whether memory holds them all; what the device has is not known before its first state, so by its files."""
+        available = self._shell("sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").stdout.strip()
+        sizes = 'for f in "$@"; do wc -c <"$f"; done'
+        listed = self._shell(sizes, *[work.jobs[index].artifact for index in runners]).stdout if runners else ""
+        wanted = _MODEL_FACTOR * sum(int(line) for line in listed.split())
+        return not available.isdigit() or wanted < _SHARE * 1024 * int(available)
+
+    def _measuring(self, binary: str, job: Job, work: Round, index: int) -> list[str]:
+        if job.scenario.kind not in ("single-stream", "offline"):
+            raise _CannotHere(f"{RUNNER} measures single-stream only, not {job.scenario.kind}")
+        if work.sustained_s:
+            raise _CannotHere(f"{RUNNER} measures no sustained runs")
+        options = {
+            "--warmup": work.warmup,
+            "--max-warmup-s": work.max_warmup_s,
+            "--longest-warmup-s": work.longest_warmup_s,
+            "--laps": work.laps,
+            "--turn": work.turn,
+            "--turn-s": work.turn_s,
+            "--max-time-s": work.max_time_s,
+            "--origin-ns": 0,
+        }
+        words = [word for name, value in options.items() for word in (name, str(value))]
+        return self._bound(
+            [*self._runner(binary, "measure", job, f"result{index}.json"), *words, "--stop-before-turns"]
+        )
+
+    def _runner(self, binary: str, command: str, job: Job, result: str) -> list[str]:
+        values = {
+            "--wire-version": str(WIRE_VERSION),
+            "--library": self._library(),
+            "--model": job.artifact,
+            "--threads": str(job.threads),
+            "--result": result,
+        }
+        inputs = [word for file in job.feeds for word in _input(file)]
+        return [binary, command, *(word for pair in values.items() for word in pair), *inputs]
+
+    def _bound(self, argv: list[str]) -> list[str]:
+        """The command with the profile's environment, on the profile's CPUs."""
+        variables = [f"{name}={value}" for name, value in self._profile.environment.items()]
+        pinned = [] if self._profile.cpus is None else ["taskset", f"{sum(1 << cpu for cpu in self._profile.cpus):x}"]
+        return [*(["env", *variables] if variables else []), *pinned, *argv]
+
+    def _predict(self, job: Job, limit_s: float) -> Ended:
+        self._hold()
+        try:
+            tool, binary = self._tool(job)
+            if tool != RUNNER:
+                raise _CannotHere(f"{tool} gives no outputs: {RUNNER} does, for ONNX")
+        except _CannotHere as error:
+            return _answer(_unsupported(str(error)))
+        script = Script(self._session)
+        argv = self._bound([*self._runner(binary, "predict", job, "result0.json"), "--outputs", "."])
+        script.call(argv, out="out0", err="err0")
+        script.show("result0.json out0 err0")
+        printed, ended = self._run(script, limit_s)
+        if ended is not None:
+            return ended
+        _, files = _taken_apart(printed, 1)
+        found = _of_runner({**files, "code 0": files.get("code out0", "")}, 0)
+        outputs = tuple(replace(file, path=str(PurePosixPath(self._session, file.path))) for file in found.outputs)
+        return _answer(replace(found, outputs=outputs))
+
+    def fetch(self, outputs: Sequence[OutputFile], directory: Path) -> list[Path]:
+        """Copies of the last command's outputs."""
+        paths = []
+        for file in outputs:
+            path, size = directory / PurePosixPath(file.path).name, file.count * tensor_bytes(file.spec)
+            path.touch()
+            for _ in range(_MOST_ATTEMPTS):
+                if path.stat().st_size == size:
+                    break
+                command = ["tail", "-c", f"+{path.stat().st_size + 1}", file.path]
+                drain(self._target.argv(command), path, stall_s=_STALL_S, advance=lambda count: None)
+            if path.stat().st_size != size:
+                raise self._error(f"did not give back {file.path}")
+            paths.append(path)
+        return paths
+
+    def _tool(self, job: Job) -> tuple[str, str]:
+        """The name of the profile's tool for the job's runtime, and its path on the device."""
+        for name, binary in self._profile.tools.items():
+            runtime = _RUNNER_RUNTIME if name == RUNNER else TOOLS[name].RUNTIME
+            if runtime == job.runtime:
+                if job.scenario.kind not in ("single-stream", "offline"):
+                    raise _CannotHere(f"{name} measures single-stream only, not {job.scenario.kind}")
+                return name, self._binary(name, binary)
+        raise _CannotHere(f"no tool of the profile `{self._profile.name}` runs {job.runtime}")
+
+    def _binary(self, name: str, binary: ToolBinary) -> str:
+        if binary.path is not None:
+            return binary.path
+        if not self._probed.executable:
+            raise self._error(
+                f"runs no files below {self._work_dir} (mounted noexec)",
+                f"set `work_dir` in devices/{self._profile.name}.toml to a directory that is not",
+            )
+        source = self._built() if binary.push is None else Path(binary.push)
+        if not source.is_file():
+            raise self._error(f"lacks its tool: {source} is not there", f"set `push` of `tools.{name}` in its profile")
+        return self.place([source], lambda count: None)[source]
+
+    def _built(self) -> Path:
+        try:
+            return build_runner(self._probed.machine, home() / "native")
+        except EdgebenchError as error:
+            raise DeviceError(str(error), hint=error.hint) from error
+
+    def _library(self) -> str:
+        tool = self._profile.tools[RUNNER]
+        if tool.library is not None:
+            return tool.library
+        try:
+            source = (
+                fetch_library(self._probed.machine, home() / "native")
+                if tool.push_library is None
+                else Path(tool.push_library)
+            )
+        except EdgebenchError as error:
+            raise DeviceError(str(error), hint=error.hint) from error
+        return self.place([source], lambda count: None)[source]
+
+    def _run(self, script: Script, limit_s: float) -> tuple[list[tuple[str, str]], Ended | None]:
+        """What the script printed; or how it ended, where it did not come to its end."""
+        self._shell('cd "$1" && rm -f ./*', self._session)
+        argv = self._target.argv(["sh", "-s"])
+        done = capture(argv, timeout_s=limit_s, stdin=script.text())
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if done.timed_out:
+            self._kill()
+            return [], Ended(None, done.returncode, True, "it was stopped")
+        if self._target.is_lost(done.returncode, done.stderr):
+            raise LinkLost(done.stderr.strip())
+        printed = script.sections(done.stdout)
+        if not printed or printed[-1][0] != "end":
+            lines = done.stderr.strip().splitlines() or ["it printed nothing"]
+            return [], Ended(None, done.returncode, False, lines[-1])
+        return printed, None
+
+    def _kill(self) -> None:
+        """End what a script left running."""
+        self._shell('[ -r "$1/pid" ] && kill -9 -- "-$(cat "$1/pid")" 2>/dev/null; rm -f "$1/pid"', self._session)
+
+    def _shell(self, script: str, *arguments: str) -> Completed:
+        done = capture(self._target.argv(["sh", "-s", *arguments]), timeout_s=_COMMAND_S, stdin=script.encode())
+        if done.timed_out or self._target.is_lost(done.returncode, done.stderr):
+            raise LinkLost(done.stderr.strip() or "a command did not come back")
+        return done
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        """Do it; once more over a new link where the link was lost in the middle."""
+        lost = 0.0
+        while True:
+            try:
+                if lost:
+                    self._target.connect()
+                    self._kill()
+                    self._hold()
+                return work()
+            except LinkLost as error:
+                lost = lost or time.monotonic()
+                if self._interrupted:
+                    raise KeyboardInterrupt from error
+                if time.monotonic() - lost > _RECONNECT_S:
+                    raise self._error(f"was lost: {error}") from error
+                time.sleep(1.0)
+
+    def interrupt(self) -> None:
+        """End what runs there; the command that waits for it then ends too."""
+        self._interrupted = True
+        self._quietly(self._kill)
+
+    def close(self) -> None:
+        """Leave nothing but the cache of files."""
+        self._quietly(self._kill)
+        self._quietly(
+            lambda: self._shell(
+                'case $(cat "$2/owner" 2>/dev/null) in *" $3") rm -rf "$1" "$2" ;; esac',
+                self._session,
+                f"{self._work_dir}/lock.d",
+                self._owner,
+            )
+        )
+        self._target.close()
+
+    def _quietly(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except LinkLost as error:
+            self._warn(f"{self._profile.name}: could not be cleared up: {error}")
+
+    def _error(self, what: str, hint: str | None = None) -> DeviceError:
+        default = f"check the device and its cable, or run: edgebench devices doctor {self._profile.name}"
+        return DeviceError(f"device `{self._profile.name}` {what} ({self._target.address})", hint=hint or default)
+
+
+class _CannotHere(Exception):
+    """No tool of the profile does this."""
+
+
+def _input(file: FeedFile) -> list[str]:
+    shape = "x".join(map(str, file.spec.shape)) or "scalar"
+    return ["--input", file.spec.name, file.spec.dtype, shape, str(file.count), file.path]
+
+
+def _unsupported(reason: str) -> Measurement:
+    return Measurement(WIRE_VERSION, "unsupported", reason)
+
+
+def _failed(reason: str) -> Measurement:
+    return Measurement(WIRE_VERSION, "failed", reason)
+
+
+def _answer(result: Measurement | RoundResult) -> Ended:
+    return Ended(encode(result), 0, False, "")
+
+
+def _taken_apart(printed: Sequence[tuple[str, str]], cpus: int) -> tuple[tuple[State, ...], dict[str, str]]:
+    """The states in their order, and the rest by name."""
+    told: list[dict[str, str]] = []
+    files: dict[str, str] = {}
+    for name, text in printed:
+        if name.startswith("state "):
+            told.append({})
+        elif told and (name.startswith("/") or name.partition(" ")[0] in ("dumpsys", "vcgencmd")):
+            told[-1][name] = text
+        else:
+            files[name] = text
+    return tuple(state_of(parts, cpus) for parts in told), files
+
+
+def _of_runner(files: dict[str, str], index: int) -> Measurement:
+    text = files.get(f"result{index}.json")
+    if text is None:
+        code, said = files.get(f"code {index}", "").strip(), files.get(f"err{index}", "").strip()
+        if code == "137":
+            return _failed("the process was killed, most likely because memory ran out")
+        return _failed(f"{RUNNER} ended with {code or 'nothing'} and no result: {said or 'it printed nothing'}")
+    try:
+        found = decode(Measurement, _json(text), RUNNER)
+    except DecodeError as error:
+        return _failed(f"{RUNNER} gave a result that cannot be read: {error}")
+    return replace(found, tool=RUNNER)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
+
+
+def _of_tool(files: dict[str, str], index: int, tool: str) -> Measurement:
+    code = files.get(f"code out{index}", "").strip()
+    out, err = files.get(f"out{index}", ""), files.get(f"err{index}", "")
+    if code != "0":
+        lines = (err + out).strip().splitlines() or ["it printed nothing"]
+        return _failed(f"{tool} ended with {code}: {lines[-1].strip()}")
+    try:
+        return replace(TOOLS[tool].parse(out, err), tool=tool, cannot=TOOLS[tool].CANNOT)
+    except ToolOutputError as error:
+        return _failed(str(error))
+
+
+def _from_one_start(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """Turns count from the first one of the round, and not from when the device was booted."""
+    begun = min((turn.started_ns for item in measurements for turn in item.turns), default=0)
+
+    def moved(turn: Turn) -> Turn:
+        return replace(turn, started_ns=turn.started_ns - begun)
+
+    return tuple(replace(item, turns=tuple(map(moved, item.turns))) for item in measurements)
