@@ -214,18 +214,31 @@ def _pair(before_run: Run, after_run: Run, name: str, before: Cell, after: Cell,
         _instructions(before, after, theirs, ours),
     ]
     if before_run.is_emulated(before) or after_run.is_emulated(after):
-        changes = [_unranked(change) for change in changes]
+        changes = [_unranked(change, "the device is emulated") for change in changes]
+    elif _tool(before) != _tool(after) or _statistic(theirs) != _statistic(ours):
+        reason = f"measured by {_tool(before)} and by {_tool(after)}"
+        changes = [_unranked(change, reason) for change in changes]
     return Pair(name, before, after, {change.metric: change for change in changes})
 
 
-def _unranked(change: Change) -> Change:
-    """Times and memory of an emulator say nothing about the device."""
+def _unranked(change: Change, reason: str) -> Change:
+    """The change, less what it says of times and memory."""
     if METRICS[change.metric] != "ms" and change.metric != "memory":
         return change
-    return Change(change.metric, change.before, change.after, reason="the device is emulated")
+    return Change(change.metric, change.before, change.after, reason=reason)
+
+
+def _tool(cell: Cell) -> str:
+    return ", ".join(sorted({item.tool or "the agent" for item in cell.measurements}))
+
+
+def _statistic(found: Figures) -> str | None:
+    return None if found.told is None else found.told.statistic
 
 
 def _p50(found: Figures) -> float | None:
+    if found.told is not None:
+        return found.told.ms
     return None if found.latency is None else found.latency.p50_ms
 
 
@@ -238,6 +251,8 @@ def _worse(found: stats.Ratio | None) -> tuple[float | None, stats.Interval | No
 
 
 def _median(item: Measurement) -> float | None:
+    if item.summary is not None:
+        return item.summary.p50_ns or item.summary.mean_ns
     return statistics.median(item.samples_ns) if item.samples_ns else None
 
 

@@ -37,6 +37,18 @@ class Frames:
     missed: int
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a tool says of a latency whose single times it keeps to itself: its "p50", or where it tells none its
+    "mean"; the geometric mean over processes with its 95 % interval (None for fewer than three)."""
+
+    statistic: str
+    ms: float
+    ci_ms: stats.Interval | None
+    runs: int | None
+    processes: int
+
+
 # What every run's JSON has, whatever tables show.
 _TAIL = (90.0, 95.0, 99.0)
 
@@ -55,9 +67,10 @@ class AccuracyDrop:
 @dataclass(frozen=True)
 class Figures:
     """One cell's figures. Cold start, load, first inference and memory are medians over the cell's processes;
-    `instructions` is the median of the counted inferences."""
+    `instructions` is the median of the counted inferences. `told` stands where a tool gave no single times."""
 
     latency: stats.Latency | None
+    told: Told | None
     cold_ms: float | None
     load_ms: float | None
     first_ms: float | None
@@ -97,6 +110,7 @@ def figures(run: Run, cell: Cell) -> Figures:
             cell.batch_size * streams_of(cell.scenario),
             sorted({*_TAIL, *run.settings.percentiles} - {50.0}),
         ),
+        told=_told(measured),
         cold_ms=_median_ms([item.cold_ns for item in measured]),
         load_ms=_median_ms([item.load_ns for item in measured]),
         first_ms=_median_ms([item.first_ns for item in measured]),
@@ -112,16 +126,45 @@ def figures(run: Run, cell: Cell) -> Figures:
     )
 
 
+def _told(measured: Sequence[Measurement]) -> Told | None:
+    for statistic in ("p50", "mean"):
+        values = [value for item in measured if (value := _said(item, statistic)) is not None]
+        if values:
+            centre, interval = stats.log_interval(values)
+            ci = None if interval is None else (interval[0] / 1e6, interval[1] / 1e6)
+            runs = [item.summary.runs for item in measured if item.summary is not None and item.summary.runs]
+            return Told(statistic, centre / 1e6, ci, sum(runs) or None, len(values))
+    return None
+
+
+def _said(item: Measurement, statistic: str) -> int | None:
+    """Nanoseconds."""
+    value: int | None = None if item.summary is None else getattr(item.summary, f"{statistic}_ns")
+    return value
+
+
 def latency_ratio(baseline: Cell, cell: Cell) -> stats.Ratio | None:
-    """The latency of `cell` over the baseline's, from the rounds that both took part in."""
+    """The latency of `cell` over the baseline's, from the rounds that both took part in; of tools that give no single
+    times, from one and the same statistic of both."""
     theirs = {item.round: item for item in baseline.measurements}
+    told = _told(cell.measurements)
+    if told is not None:
+        pairs = [
+            (before, after)
+            for item in cell.measurements
+            if item.round in theirs
+            and (before := _said(theirs[item.round], told.statistic))
+            and (after := _said(item, told.statistic))
+        ]
+        return stats.paired_ratio(pairs)
     return stats.ratio([(_laps(theirs[item.round]), _laps(item)) for item in cell.measurements if item.round in theirs])
 
 
 def is_precise(run: Run, cell: Cell, percent: float) -> bool:
     """Whether the intervals of p50, and of its ratio to the baseline, are `percent` or less to either side."""
-    latency = stats.summarise([item.samples_ns for item in cell.measurements])
-    if latency is None or not _is_narrow(latency.p50_ci_ms, percent):
+    latency, told = stats.summarise([item.samples_ns for item in cell.measurements]), _told(cell.measurements)
+    known = told.ci_ms if told is not None else None if latency is None else latency.p50_ci_ms
+    if not _is_narrow(known, percent):
         return False
     baseline = baseline_cell(run, cell)
     if baseline is None or not baseline.measurements or run.is_emulated(cell):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any, Sequence
 
 from .feeds import read_feeds
 from .instructions import ENVIRONMENT, Counter, NoCounters, count
+from .runtimes import find
 from .under_qemu import prepare
 from .wire import WIRE_VERSION, InstructionCount, Job, Measurement
 
@@ -52,7 +52,7 @@ def counted(job: Job, counter: Counter) -> Measurement:
         NoCounters: an inference was not counted as a whole.
         Unsupported: the runtime is not there.
     """
-    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
+    runtime = find(job.runtime)
     version = runtime.load_library()
     prepared = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]
     session = runtime.open_session(job.artifact, job.threads)

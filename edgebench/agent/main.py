@@ -13,7 +13,6 @@ OFFSET` takes a file from stdin, and `send FILE OFFSET` gives one to stdout.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from typing import Any, Callable, Sequence, Type, TypeVar
 
 from .codec import decode, encode
 from .environment import switch_telemetry_off
-from .runtimes import Unsupported
+from .runtimes import Unsupported, find
 from .wire import WIRE_VERSION, Job, Measurement, Round
 
 T = TypeVar("T", Job, Round)
@@ -71,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _library(job: Job) -> Measurement:
     """Its runtime's library, once imported: a wheel for another CPU ends the process here."""
-    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
+    runtime = find(job.runtime)
     return Measurement(WIRE_VERSION, "ok", runtime_version=runtime.load_library())
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Iterator
 
 from .feeds import Feed, OutputWriter, Tensor, read_feeds
 from .preprocessing import normalise_pixels
+from .runtimes import find
 from .wire import WIRE_VERSION, Job, Measurement
 
 
@@ -16,7 +16,7 @@ def predict(job: Job, outputs_directory: str) -> Measurement:
     Raises:
         Unsupported: the runtime is not there.
     """
-    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
+    runtime = find(job.runtime)
     library_version = runtime.load_library()
     session = runtime.open_session(job.artifact, job.threads)
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import Any, Dict
 from .codec import encode
 from .feeds import read_feeds
 from .probes import contention, memory
-from .runtimes import Unsupported
+from .runtimes import Unsupported, find
 from .scenarios import PacedLoop, open_loop
 from .wire import Job
 
@@ -48,7 +47,7 @@ def serve(job: Job, commands_fd: int, answers_fd: int, born_ns: int) -> int:
 
 
 def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
-    runtime = importlib.import_module("." + job.runtime, "edgebench.agent.runtimes")
+    runtime = find(job.runtime)
     version = runtime.load_library()
     # Copies made before the baseline, so that they are not taken for memory of the model.
     prepared = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]

@@ -17,7 +17,6 @@ from edgebench.agent.wire import WIRE_VERSION, Job, Round, RoundResult, TensorSp
 from edgebench.errors import DeviceError
 from edgebench.measure.devices import open_agent, open_target
 from edgebench.measure.jobs import JobRunner
-from edgebench.measure.subjects import RUNTIME_OF_FORMAT
 from edgebench.targets.agent import Agent
 from edgebench.targets.probe import Probe, probe
 from edgebench.targets.remote import work_dir_of
@@ -150,7 +149,7 @@ def _examine(profile: DeviceProfile, agent: Agent, scratch: Path) -> Iterator[Fi
     runner = JobRunner(agent, scratch)
     ended = agent.execute("examine", lambda: None, _EXAMINE_S)
     seen = None if ended.result is None else decode(Examination, ended.result, "the agent's result")
-    for name in sorted(set(RUNTIME_OF_FORMAT.values())):
+    for name in sorted(_PACKAGES):
         yield _runtime(name, runner, profile, seen, str(agent.fingerprint.get("machine")))
     result = _null_round(runner)
     yield _overhead(result)

@@ -292,7 +292,7 @@ def _with_measurement(cell: Cell, result: Measurement) -> Cell:
     """The cell with one process more; one that failed says why, and what it measured before is kept."""
     if result.status == "unsupported":
         return replace(cell, status="unsupported", reason=result.reason)
-    kept = (*cell.measurements, result) if result.turns else cell.measurements
+    kept = (*cell.measurements, result) if result.turns or result.summary else cell.measurements
     if result.status == "ok":
         return replace(cell, status="ok", reason=None, provider=result.provider, measurements=kept)
     return replace(cell, status="failed", reason=result.reason, measurements=kept)

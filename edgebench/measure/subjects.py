@@ -17,13 +17,20 @@ from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
 from edgebench.files import file_sha256
 from edgebench.source.sniff import identify
+from edgebench.targets.native import TOOLS
 from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
 __all__ = ["RUNTIME_OF_FORMAT", "Subject", "find_subjects"]
 
+# The agent's runtimes, and those that only tools of devices without Python have.
 RUNTIME_OF_FORMAT = {
-    format: module.__name__.rpartition(".")[2] for module in (onnxruntime, torchscript) for format in module.FORMATS
+    **{format: tool.RUNTIME for tool in TOOLS.values() for format in tool.FORMATS},
+    **{
+        format: module.__name__.rpartition(".")[2] for module in (onnxruntime, torchscript) for format in module.FORMATS
+    },
 }
+# Files that a tool reads and edgebench does not, by bytes 4 to 7.
+_FOREIGN = {b"TFL3": "tflite", b"ET12": "executorch"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,12 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
 
 
 def _single_file(path: Path) -> Subject:
+    with path.open("rb") as file:
+        format = _FOREIGN.get(file.read(8)[4:])
+    if format is not None:
+        # The tool makes its own inputs.
+        ref = ArtifactRef(path.stem, format, None, file_sha256(path))
+        return Subject(ref, path, (), (), None, (), fed_with="what its tool makes up")
     identity = identify(str(path))
     if identity.kind == "onnx":
         precision, inputs, outputs = _describe_onnx(path)

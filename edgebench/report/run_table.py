@@ -15,7 +15,7 @@ from edgebench.figures import Figures, figures, is_precise
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
 from edgebench.sustained import Curve, flipped
-from edgebench.types import NOT_MEASURED, Cell, Run
+from edgebench.types import NOT_MEASURED, Cell, Measurement, Run
 from edgebench.verdict import Verdict
 
 __all__ = ["render", "render_list"]
@@ -128,13 +128,18 @@ def _name(cell: Cell) -> Text:
 
 def _speed(run: Run, cell: Cell, found: Figures, tail: Sequence[float]) -> tuple[RenderableType, ...]:
     latency = found.latency
-    if latency is None:
-        return (cell.status, *[MISSING] * (len(tail) + 2))
     relative = MISSING
     if cell.artifact.name == run.baseline:
         relative = "baseline"
     elif found.relative is not None:
         relative = with_interval(found.relative.ratio, found.relative.ci)
+    if latency is None and found.told is not None:
+        # A mean must not pass for a median.
+        figure = with_interval(found.told.ms, found.told.ci_ms)
+        words = figure if found.told.statistic == "p50" else f"mean {figure}"
+        return (words, relative, *[MISSING] * len(tail), Text("as told", style="yellow"))
+    if latency is None:
+        return (cell.status, *[MISSING] * (len(tail) + 2))
     word = found.verdict.word
     said: RenderableType = MISSING if word is None else Text(word, style=_VERDICT_STYLES.get(word, "green"))
     if run.is_emulated(cell):
@@ -238,7 +243,7 @@ def _disagreements(run: Run) -> list[str]:
 
 def _legend(run: Run) -> Text:
     versions = {(cell.runtime, item.runtime_version) for cell in run.cells for item in cell.measurements}
-    lines = [", ".join(f"{runtime} {version}" for runtime, version in sorted(versions)), f"fed with {run.inputs}"]
+    lines = [", ".join(" ".join(filter(None, names)) for names in sorted(versions, key=str)), f"fed with {run.inputs}"]
     threads = ", ".join(map(str, sorted({cell.threads for cell in run.cells})))
     for device in run.devices:
         seen = device.fingerprint
@@ -258,13 +263,16 @@ def _legend(run: Run) -> Text:
     measured = [cell for cell in run.cells if cell.measurements]
     if measured:
         processes = max(len(cell.measurements) for cell in measured)
-        samples = max(sum(len(item.samples_ns) for item in cell.measurements) for cell in measured)
-        enough = f"95 % intervals over {processes} processes, measured in alternation"
+        samples = max(sum(_runs(item) for item in cell.measurements) for cell in measured)
+        single = all(item.summary is not None for cell in measured for item in cell.measurements)
+        way = "one after the other" if single else "in alternation"
+        enough = f"95 % intervals over {processes} processes, measured {way}"
         over = enough if processes > 2 else f"over {processes} processes, an interval needs 3"
         lines.append(f"p50, × baseline: {over}, {samples} timed runs a cell")
         methods = sorted({item.memory.method for cell in measured for item in cell.measurements if item.memory})
         lines.append("cold: process start to first result; cold, load, first, memory: medians over processes")
         lines.extend(f"peak +MB: above the process with its runtime loaded, by {method}" for method in methods)
+    lines.extend(_tools(measured))
     methods = sorted({cell.instructions.method for cell in run.cells if cell.instructions is not None})
     lines.extend(
         f"instructions: of one warm inference with 1 thread, a count and no time, by {name}" for name in methods
@@ -283,6 +291,21 @@ def _legend(run: Run) -> Text:
     )
     lines.extend(_disagreements(run))
     return Text("\n".join(line for line in lines if line), style="dim")
+
+
+def _runs(item: Measurement) -> int:
+    """Timed runs, the single times of which may not be told."""
+    return len(item.samples_ns) or (0 if item.summary is None else item.summary.runs or 0)
+
+
+def _tools(measured: Sequence[Cell]) -> list[str]:
+    """Who measured where there is no Python, and what it does not tell."""
+    found: dict[str, tuple[str, ...]] = {}
+    for cell in measured:
+        found.update({item.tool: item.cannot for item in cell.measurements if item.tool is not None})
+    return [
+        f"measured by {tool}, not by edgebench's agent. {' '.join(cannot)}".strip() for tool, cannot in found.items()
+    ]
 
 
 def _notes(run: Run) -> list[str]:

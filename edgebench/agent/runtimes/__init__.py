@@ -12,6 +12,24 @@ A Session has `provider`, `run(prepared)`, which is what the clock sees, `named_
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 
 class Unsupported(Exception):
     """This runtime cannot work here; the message ends with what installs it."""
+
+
+def find(name: str) -> Any:
+    """The runtime's module.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    try:
+        return importlib.import_module("." + name, __name__)
+    except ModuleNotFoundError as error:
+        if error.name != __name__ + "." + name:
+            raise
+        words = "edgebench's agent does not run %s: a tool under `tools` in the device's profile may (docs/devices.md)"
+        raise Unsupported(words % name) from error

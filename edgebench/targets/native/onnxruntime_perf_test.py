@@ -25,7 +25,7 @@ __all__ = ["CANNOT", "FORMATS", "RUNTIME", "argv", "parse"]
 FORMATS: tuple[str, ...] = ("onnx", "onnx-sim", "onnx-int8")
 RUNTIME: str = "onnxruntime"
 CANNOT: tuple[str, ...] = (
-    "It gives no single times: no interval and no spread but its percentiles.",
+    "It gives no single times and no spread but its percentiles.",
     "It feeds random inputs and keeps the outputs to itself: no accuracy.",
     "It warms up with one run, whatever is asked for.",
     "It gives the first inference in whole milliseconds, rounded down.",

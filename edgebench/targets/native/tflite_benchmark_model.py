@@ -25,7 +25,7 @@ __all__ = ["CANNOT", "FORMATS", "RUNTIME", "argv", "parse"]
 FORMATS: tuple[str, ...] = ("tflite", "tflite-int8")
 RUNTIME: str = "tflite"
 CANNOT: tuple[str, ...] = (
-    "It gives no single times: no interval, no 90th and no 99th percentile.",
+    "It gives no single times, no 90th and no 99th percentile.",
     "It feeds random inputs and keeps the outputs to itself: no accuracy.",
     "It warms up for a number of runs, whether they still get faster or not.",
     "It tells by how much its peak memory grew, not how much memory the process has.",
