@@ -1,7 +1,7 @@
 """What an NVIDIA graphics card says of itself: clocks, power, energy, heat and memory, read from the driver's library.
 
 The library (NVML) comes with the driver and is called through ctypes: `nvidia-smi` answers the same calls, but is a new
-process for each look. Declarations, structures and return codes are those of nvml.h of CUDA 13; a function that an older
+process for each look. Declarations, structures and return codes are those of the nvml.h of CUDA 13; what an older
 driver lacks is looked for under its older name. What a card does not tell is None, never an exception.
 
 NVML counts cards by their place on the PCI bus, and neither that nor CUDA_VISIBLE_DEVICES is CUDA's order: where a
@@ -26,7 +26,6 @@ LIBRARY = "libnvidia-ml.so.1"
 _SUCCESS = 0
 _UNINITIALIZED = 1
 _INVALID_ARGUMENT = 2
-_NOT_SUPPORTED = 3
 _NO_PERMISSION = 4
 _NOT_FOUND = 6
 _INSUFFICIENT_SIZE = 7
@@ -43,13 +42,13 @@ _IN_CONTAINER = "start a container with `--gpus all` and NVIDIA_DRIVER_CAPABILIT
 _REFUSALS: Dict[int, str] = {
     _NO_PERMISSION: "this user may not open it (NVML: no permission): see `ls -l /dev/nvidia*`; " + _IN_CONTAINER,
     _INSUFFICIENT_POWER: "its power cables are not attached (NVML: insufficient power)",
-    _DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded: `sudo modprobe nvidia`, or restart the machine if the driver or"
-    " the kernel was updated; " + _IN_CONTAINER,
+    _DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded: `sudo modprobe nvidia`, or restart the machine if driver or"
+    " kernel was updated; " + _IN_CONTAINER,
     _IRQ_ISSUE: "the kernel has trouble with its interrupts: see `sudo dmesg | grep -i nvrm`",
     _GPU_IS_LOST: "it fell off the bus: see `sudo dmesg | grep -i xid`, restart the machine",
     _RESET_REQUIRED: "it has to be reset before it can be used again: restart the machine",
-    _LIB_RM_VERSION_MISMATCH: "the NVIDIA driver in the kernel is of another version than its library, as after an update:"
-    " restart the machine; a container has to be made anew",
+    _LIB_RM_VERSION_MISMATCH: "the NVIDIA driver in the kernel is of another version than its library, as after an"
+    " update: restart the machine; a container has to be made anew",
     _GPU_NOT_FOUND: "the NVIDIA driver found no card: see `lspci | grep -i nvidia`",
 }
 # What the driver itself is asked for is not "it".
@@ -59,7 +58,6 @@ _NAME_SIZE = 96
 _CLOCK_SM, _CLOCK_MEM = 1, 2
 _TEMPERATURE_GPU = 0
 _ARCH_AMPERE = 7
-_ARCH_UNKNOWN = 0xFFFFFFFF
 _VALUE_NOT_AVAILABLE = 0xFFFFFFFFFFFFFFFF
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
@@ -217,7 +215,7 @@ class Gpu:
         The A100 is an exception that is not told apart here. A driver that cannot say drives older cards only.
         """
         architecture = self._number("nvmlDeviceGetArchitecture")
-        return architecture is not None and _ARCH_AMPERE <= architecture
+        return architecture is not None and architecture >= _ARCH_AMPERE
 
     def power_limit_mw(self) -> Optional[int]:
         """The lowest of the limits that hold now."""
@@ -294,8 +292,8 @@ class Gpu:
         processes = self._processes()
         if isinstance(processes, str):
             return processes
-        # Up to R5xx the list had the host's numbers in a container too, and one of those may equal one of ours. Newer
-        # drivers translate, but then say 0 bytes: github.com/NVIDIA/open-gpu-kernel-modules/pull/614.
+        # Older drivers list the host's numbers in a container too, and one of those may equal one of ours. Newer ones
+        # translate, but may then say 0 bytes: github.com/NVIDIA/open-gpu-kernel-modules/pull/614.
         foreign = self._in_pid_namespace() and any(not self._exists(listed) for listed, _ in processes)
         used = [size for listed, size in processes if listed == pid]
         if foreign:
@@ -431,12 +429,12 @@ def _flag(value: Optional[int]) -> Optional[bool]:
 class NvmlEnergyMeter(EnergyMeter):
     """The energy of one card, idle power included: from its counter, else from its power, which has to be sampled.
 
-    The counter stands still between renewals, about 100 ms apart (ml.energy/blog/energy/measurement,
-    "Thermally Stable Profiling"; 10 to 20 ms on Volta and Turing), so a figure is of a window of the right length that
-    began and ended up to so much earlier: of a window T, at most 100 ms / T of it belong to what was before. Nothing can
-    be told of a few milliseconds, and `stop` gives None below `shortest_ns`, where that is a tenth. Power that is an
-    average over a second lags by half of one at both ends and needs ten times as long. Both see the board alone. On
-    A100 and H100 the sensor itself looks at a quarter of the time only (arXiv:2312.02741).
+    The counter stands still between renewals: about 100 ms (ml.energy/blog, "Thermally Stable Profiling"), 10 ms on
+    some older cards. A figure is hence of a window of nearly the right length that began and ended up to that much too
+    early, and in a window T up to 100 ms / T of it are what was before. Of milliseconds nothing can be told: below
+    `shortest_ns`, where that is a tenth, `stop` gives None. Power that is an average over a second comes late by half a
+    second and needs ten times as long. Both see the board alone, and on A100 and H100 the sensor beneath them looks at
+    a quarter of the time only (arXiv:2312.02741).
     """
 
     def __init__(self, gpu: Gpu, *, clock: Callable[[], int] = time.perf_counter_ns) -> None:
