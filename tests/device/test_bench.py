@@ -1,0 +1,87 @@
+"""`bench` on real devices: a bundle that was exported here runs there, and answers as it does here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import edgebench
+from edgebench.figures import figures
+from edgebench.types import BenchSettings, Run
+
+from .beds.adb import AdbBed
+from .conftest import Bed
+
+QUICK = BenchSettings(processes=3, warmup=1, iterations=5, max_wait_s=0)
+
+
+def _bench(bundle: Path, *devices: str, settings: BenchSettings = QUICK, **options: object) -> Run:
+    photos = f"imagefolder:{bundle.parent / 'photos'}"
+    return edgebench.bench(bundle, devices=devices, data=photos, settings=settings, threads=[1], **options)
+
+
+def _answers_as_here(run: Run, here: Run, processes: int) -> None:
+    expected = {cell.artifact.name: cell for cell in here.cells}
+    assert {cell.artifact.name for cell in run.cells} == {"onnx", "onnx-sim", "onnx-int8"}
+    for cell in run.cells:
+        assert cell.status == "ok", cell.reason
+        assert len(cell.measurements) == processes
+        assert all(item.samples_ns for item in cell.measurements)
+        assert cell.size == expected[cell.artifact.name].size
+        accuracy, known = cell.accuracy, expected[cell.artifact.name].accuracy
+        assert accuracy is not None and known is not None and accuracy.disagreement is not None
+        assert accuracy.disagreement.classes == 0
+        assert accuracy.correct == known.correct
+        # Floats are summed in another order on another CPU; int8 rounds to steps.
+        assert accuracy.disagreement.max_abs_error < (0.05 if cell.artifact.name == "onnx-int8" else 1e-4)
+    assert all(entry.states for entry in run.ledger)
+
+
+def test_a_device_answers_as_this_machine(bed: Bed, bundle: Path) -> None:
+    run = _bench(bundle, "bed", runtimes=["onnxruntime"])
+
+    _answers_as_here(run, _bench(bundle, "local", runtimes=["onnxruntime"]), processes=3)
+    assert not run.devices[0].emulated
+    assert all(figures(run, cell).relative is not None for cell in run.cells)
+    assert bed.left() == set()
+
+
+def test_an_aarch64_device_answers_as_this_machine_and_is_not_ranked(slow_bed: Bed, bundle: Path) -> None:
+    run = _bench(bundle, "bed", settings=replace(QUICK, processes=1, iterations=1))
+
+    torchscript, *others = run.cells
+    assert torchscript.status == "unsupported"
+    assert "pip install" in str(torchscript.reason)
+    here = _bench(bundle, "local", runtimes=["onnxruntime"])
+    _answers_as_here(replace(run, cells=tuple(others)), here, processes=1)
+    (device,) = run.devices
+    assert device.fingerprint["machine"] == "aarch64"
+    assert device.fingerprint["emulated_by"] == "qemu-aarch64"
+    assert device.emulated
+    assert all(figures(run, cell).relative is None for cell in run.cells)
+    assert slow_bed.left() == set()
+
+
+def test_what_is_there_is_not_pushed_again(bed: Bed, bundle: Path) -> None:
+    _bench(bundle, "bed", runtimes=["onnxruntime"])
+    pushed = {path.name: path.stat().st_ino for path in (bed.work_dir / "cache").iterdir()}
+
+    _bench(bundle, "bed", runtimes=["onnxruntime"])
+
+    assert {path.name: path.stat().st_ino for path in (bed.work_dir / "cache").iterdir()} == pushed
+
+
+def test_devices_are_measured_side_by_side_and_one_that_is_away_stops_none(bed: Bed, bundle: Path) -> None:
+    away = (
+        'transport = "adb"\nserial = "127.0.0.1:1"\n'
+        if isinstance(bed.device, AdbBed)
+        else ('transport = "ssh"\naddress = "nobody.invalid"\n')
+    )
+    Path("devices/away.toml").write_text(away)
+
+    run = _bench(bundle, "bed", "away", "local", runtimes=["onnxruntime"])
+
+    status = {(cell.device, cell.status) for cell in run.cells}
+    assert status == {("bed", "ok"), ("local", "ok"), ("away", "skipped")}
+    assert all("away" in str(cell.reason) for cell in run.cells if cell.device == "away")
+    assert [device.error is not None for device in run.devices] == [False, True, False]
