@@ -1,7 +1,7 @@
 """One user at a time: the lock of a device's work directory, with its owner and age.
 
 The kernel holds it (flock), so it goes with the process that took it, whatever ends that. A host that has lost its link
-keeps its claim all the same for as long as it may come back: its session's heartbeat is younger than `GRACE_S`.
+keeps its claim all the same for as long as it may come back: while its session's heartbeat is young.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any, Dict, Optional
 
 from .sysfs import read_text
 
-# So long a host may be gone before its job is ended and the device is free again.
-GRACE_S = 120.0
 _TAKE_OVER_S = 5.0
 
 
@@ -54,15 +52,16 @@ def silent_s(session_directory: str) -> float:
 class DeviceLock:
     """The lock on `work_directory` for `session`. What an earlier session left is the caller's to clear away."""
 
-    def __init__(self, work_directory: str, session: str, owner: str) -> None:
-        """Take it, or take it over from an earlier process of the same session.
+    def __init__(self, work_directory: str, session: str, owner: str, grace_s: float) -> None:
+        """Take it, or take it over from an earlier process of the same session. A claim that nobody holds counts for
+        `grace_s` after its host was last heard.
 
         Raises:
             Busy: another session has it.
         """
         self._descriptor = os.open(os.path.join(work_directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            self._take(work_directory, session)
+            self._take(work_directory, session, grace_s)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -70,7 +69,7 @@ class DeviceLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(claim).encode("utf-8"), 0)
 
-    def _take(self, work_directory: str, session: str) -> None:
+    def _take(self, work_directory: str, session: str, grace_s: float) -> None:
         deadline = time.monotonic() + _TAKE_OVER_S
         while True:
             try:
@@ -83,7 +82,7 @@ class DeviceLock:
             if not held and (claim is None or ours):
                 return
             heard = float("inf") if claim is None else silent_s(session_path(work_directory, claim["session"]))
-            if not held and heard > GRACE_S:
+            if not held and heard > grace_s:
                 return
             if claim is not None and held and ours:
                 # Its link is cut and nobody reads what it says; its job goes on without it.

@@ -7,8 +7,8 @@ processes that they start.
 
 `library JOB.json RESULT.json` imports a runtime, and `examine ANY RESULT.json` looks at the device, for its doctor.
 
-For a host elsewhere: `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES` runs these for it, `receive CACHE SHA256 SIZE
-OFFSET` takes a file from stdin, and `send FILE OFFSET` gives one to stdout.
+For a host elsewhere: `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES GRACE_S` runs these for it, `receive CACHE SHA256
+SIZE OFFSET` takes a file from stdin, and `send FILE OFFSET` gives one to stdout.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     if command == "serve":
         from .serve import serve as serve_host
 
-        session, owner, cache_bytes = rest
-        return serve_host(path, session, owner, int(cache_bytes))
+        session, owner, cache_bytes, grace_s = rest
+        return serve_host(path, session, owner, int(cache_bytes), float(grace_s))
     if command in ("receive", "send"):
         from .transfer import receive, send
 

@@ -23,15 +23,15 @@ from .environment import TELEMETRY_OFF, describe_machine
 from .file_cache import FileCache, NoRoom
 from .governor import hold, restore
 from .guarded import GuardedJob
-from .lock import GRACE_S, Busy, DeviceLock, beat, boot_id, session_path, silent_s
+from .lock import Busy, DeviceLock, beat, boot_id, session_path, silent_s
 from .sysfs import read_text
 from .wire import WIRE_VERSION
 
 _TICK_S = 0.5
 
 
-def serve(work_directory: str, session: str, owner: str, cache_bytes: int) -> int:
-    """Answer a host's requests until it says that it is done, or was not heard for too long.
+def serve(work_directory: str, session: str, owner: str, cache_bytes: int, grace_s: float) -> int:
+    """Answer a host's requests until it says that it is done, or was not heard for `grace_s`.
 
     Args:
         work_directory: what is written is written below it.
@@ -43,12 +43,12 @@ def serve(work_directory: str, session: str, owner: str, cache_bytes: int) -> in
     work_directory = os.path.abspath(work_directory)
     os.makedirs(work_directory, exist_ok=True)
     try:
-        lock = DeviceLock(work_directory, session, owner)
+        lock = DeviceLock(work_directory, session, owner, grace_s)
     except Busy as busy:
         _say({"busy": {"owner": busy.owner, "age_s": busy.age_s, "silent_s": _finite(busy.silent_s)}})
         return 0
     try:
-        return _Server(work_directory, session, cache_bytes).run(lock)
+        return _Server(work_directory, session, cache_bytes, grace_s).run(lock)
     except OSError as error:
         _say({"error": "%s: %s" % (error.filename or work_directory, error.strerror)})
         return 1
@@ -66,7 +66,8 @@ def _finite(seconds: float) -> Optional[float]:
 
 
 class _Server:
-    def __init__(self, work_directory: str, session: str, cache_bytes: int) -> None:
+    def __init__(self, work_directory: str, session: str, cache_bytes: int, grace_s: float) -> None:
+        self._grace_s = grace_s
         self._sessions = os.path.join(work_directory, "sessions")
         self._directory = session_path(work_directory, session)
         self._journal = os.path.join(work_directory, "governor.json")
@@ -111,7 +112,7 @@ class _Server:
     def _answer_until_the_end(self) -> bool:
         """Whether the host said that it is done; else its link is cut."""
         while True:
-            line = self._read_line(lambda: silent_s(self._directory) > GRACE_S)
+            line = self._read_line(lambda: silent_s(self._directory) > self._grace_s)
             if line is None:
                 return False
             request = json.loads(line)
@@ -129,7 +130,7 @@ class _Server:
     def _linger(self) -> bool:
         """Watch the job until the host is heard by another process, which then ends this one, or is silent for too
         long: then True."""
-        while silent_s(self._directory) <= GRACE_S:
+        while silent_s(self._directory) <= self._grace_s:
             self._poll_jobs()
             time.sleep(_TICK_S)
         return True

@@ -23,7 +23,6 @@ from typing import Any
 
 from edgebench._version import __version__
 from edgebench.agent.feeds import tensor_bytes
-from edgebench.agent.lock import GRACE_S
 from edgebench.agent.transfer import EXIT_CODES
 from edgebench.agent.wire import OutputFile
 from edgebench.errors import DeviceError
@@ -44,8 +43,9 @@ _HOLD_S = 5.0
 _GREETING_S = 60.0
 _SETUP_S = 60.0
 _STALL_S = 30.0
-# The device keeps a session for GRACE_S; the host gives up before.
-_RECONNECT_S = GRACE_S - 20.0
+# So long the device keeps a session whose host is silent; the host gives up before.
+_GRACE_S = 120.0
+_RECONNECT_S = 100.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _MOST_ATTEMPTS = 5
 
@@ -168,7 +168,7 @@ class RemoteAgent:
         command = [self._profile.python, self._remote("agent", name), "serve", self._work_dir, self._session, owner]
         log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its channel
         process = subprocess.Popen(
-            self._target.argv([*command, str(self._profile.cache_mb << 20)], self._profile.environment),
+            self._target.argv([*command, str(self._profile.cache_mb << 20), str(_GRACE_S)], self._profile.environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -415,7 +415,7 @@ def work_dir_of(profile: DeviceProfile) -> str:
 def _busy(busy: Mapping[str, Any]) -> tuple[str, str]:
     silent = busy["silent_s"]
     if silent is not None and silent > 2 * _BEAT_S:
-        left = max(1, round(GRACE_S - silent))
+        left = max(1, round(_GRACE_S - silent))
         return (
             f"is in use by {busy['owner']}, whose link has been silent for {silent:.0f} s",
             f"if it does not come back, the device is free in {left} s",
