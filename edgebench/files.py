@@ -9,13 +9,20 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["copy_whole", "file_sha256", "write_atomically", "write_json"]
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, as hexadecimal digits."""
+    """The sha256 of a file's bytes, as hexadecimal digits; read once for as long as the file stays what it is."""
+    about = path.stat()
+    return _sha256(path.resolve(), about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, *_version: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

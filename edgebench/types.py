@@ -237,7 +237,8 @@ class WorstInput:
 @dataclass(frozen=True)
 class Disagreement:
     """How a device's answers differ from this machine's, for the same artifact and inputs: on how many images the class
-    differs, by how much a score does at most, and the images that differ most, those of another class first."""
+    differs (or a score is no number), by how much a score does at most, and the images that differ most, those of
+    another class first."""
 
     classes: int
     max_abs_error: float

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
+import queue
 import shutil
+import threading
 from contextlib import suppress
-from typing import Dict, Iterable, List, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 # Left free on the file system for what the jobs write.
 _SPARE_BYTES = 64 << 20
 _CHUNK = 1 << 20
+# Chunks that wait to be hashed.
+_AHEAD = 4
 _PARTIAL = ".part"
 
 
@@ -77,36 +80,61 @@ class FileCache:
                 found.append((about.st_mtime, about.st_size, entry.name))
         return found
 
-    def receive(self, sha256: str, size: int, offset: int, source: io.RawIOBase) -> str:
-        """Take the bytes of a file from `offset` on; what came of it: "whole", "cut" (what came is kept, to go on
-        there) or "damaged" (nothing is kept)."""
+    def receive(self, sha256: str, size: int, offset: int, read: Callable[[memoryview], int]) -> str:
+        """Take the bytes of a file from `offset` on, with which `read` fills buffers (less than full at their end);
+        what came of it: "whole", "cut" (what came is kept, to go on there) or "damaged" (nothing is kept)."""
         partial = self.path(sha256) + _PARTIAL
-        digest = hashlib.sha256()
-        with open(partial, "r+b" if os.path.exists(partial) else "w+b") as file:
-            while file.tell() < offset:
-                chunk = file.read(min(_CHUNK, offset - file.tell()))
-                if not chunk:
-                    return "cut"
-                digest.update(chunk)
-            file.truncate()
-            buffer = memoryview(bytearray(_CHUNK))
-            while True:
-                count = source.readinto(buffer)
-                if not count:
-                    break
-                file.write(buffer[:count])
-                digest.update(buffer[:count])
-            there = file.tell()
-            if there < size:
-                return "cut"
-            file.flush()
-            # A device that loses its power now must not have the name without the content.
-            os.fsync(file.fileno())
-        if there > size or digest.hexdigest() != sha256:
+        digest = _Digest()
+        try:
+            with open(partial, "r+b" if os.path.exists(partial) else "w+b") as file:
+                while file.tell() < offset:
+                    chunk = file.read(min(_CHUNK, offset - file.tell()))
+                    if not chunk:
+                        return "cut"
+                    digest.update(chunk)
+                file.truncate()
+                while file.tell() < size:
+                    buffer = memoryview(bytearray(min(_CHUNK, size - file.tell())))
+                    count = read(buffer)
+                    digest.update(buffer[:count])
+                    file.write(buffer[:count])
+                    if count < len(buffer):
+                        return "cut"
+                file.flush()
+                # A device that loses its power now must not have the name without the content.
+                os.fsync(file.fileno())
+        finally:
+            found = digest.end()
+        if found != sha256:
             os.unlink(partial)
             return "damaged"
         os.replace(partial, self.path(sha256))
         return "whole"
+
+
+class _Digest:
+    """A sha256 that another thread computes, beside the reading and writing of what is hashed."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._chunks: queue.Queue[Optional[Union[bytes, memoryview]]] = queue.Queue(_AHEAD)
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            chunk = self._chunks.get()
+            if chunk is None:
+                return
+            self._digest.update(chunk)
+
+    def update(self, chunk: Union[bytes, memoryview]) -> None:
+        self._chunks.put(chunk)
+
+    def end(self) -> str:
+        self._chunks.put(None)
+        self._thread.join()
+        return self._digest.hexdigest()
 
 
 def _size(path: str) -> int:

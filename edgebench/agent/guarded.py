@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,8 +35,10 @@ class GuardedJob:
         self, command: str, message: Any, limit_s: float, environment: Dict[str, str], cpus: Optional[Sequence[int]]
     ) -> None:
         """Run the agent's `command`, for `limit_s` at most; a second call for one directory does nothing."""
-        if os.path.isdir(self._directory):
+        if self._noted() is not None:
             return
+        # A start that was cut before its process was noted.
+        shutil.rmtree(self._directory, ignore_errors=True)
         preparing = self._directory + ".new"
         os.makedirs(os.path.join(preparing, "outputs"), exist_ok=True)
         with open(os.path.join(preparing, "message.json"), "w", encoding="utf-8") as file:
@@ -59,9 +62,9 @@ class GuardedJob:
                 # A group of its own, so that all that it starts can be ended together.
                 start_new_session=True,
             )
+        self._note(pid=self._process.pid, born=_born(self._process.pid), deadline=time.monotonic() + limit_s)
         if cpus is not None:
             os.sched_setaffinity(self._process.pid, cpus)
-        self._note(pid=self._process.pid, born=_born(self._process.pid), deadline=time.monotonic() + limit_s)
 
     def poll(self) -> Optional[Dict[str, Any]]:
         """None while it runs; then how it ended: `returncode` (None where nobody saw it), `timed_out`, `last_words`."""
@@ -71,7 +74,7 @@ class GuardedJob:
         ended = noted.get("ended")
         if ended is not None:
             return dict(ended)
-        timed_out = time.monotonic() > noted["deadline"]
+        timed_out = self._lives(noted) and time.monotonic() > noted["deadline"]
         if timed_out:
             self.stop()
         if self._process is not None:

@@ -7,8 +7,7 @@ processes that they start.
 
 `library JOB.json RESULT.json` imports a runtime, and `examine ANY RESULT.json` looks at the device, for its doctor.
 
-For a host elsewhere: `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES GRACE_S` runs these for it, `receive CACHE SHA256
-SIZE OFFSET` takes a file from stdin, and `send FILE OFFSET` gives one to stdout.
+For a host elsewhere `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES GRACE_S` runs these, and takes and gives files.
 """
 
 from __future__ import annotations
@@ -40,10 +39,6 @@ def main(argv: Sequence[str]) -> int:
 
         session, owner, cache_bytes, grace_s = rest
         return serve_host(path, session, owner, int(cache_bytes), float(grace_s))
-    if command in ("receive", "send"):
-        from .transfer import receive, send
-
-        return receive(path, *rest) if command == "receive" else send(path, *rest)
     (result_path,) = rest
     if command == "round":
         from .conductor import conduct

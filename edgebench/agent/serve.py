@@ -1,9 +1,10 @@
 """The agent's side of a host's session: one command that stays, answers line by line, and clears away after itself.
 
 Requests are JSON lines on stdin, answers JSON lines on stdout, on which nothing else prints: jobs are processes whose
-output is a log file. Each request may come twice, because a host that lost its link asks again over a new one, where
-another `serve` of the same session goes on. While the link is cut the job runs on, and this process watches it; a host
-that is silent for too long has gone, and everything of its session but the cache of files is removed.
+output is a log file. The bytes of a file follow the line that says how many they are, in either direction. Each request
+may come twice, because a host that lost its link asks again over a new one, where another `serve` of the same session
+goes on. While the link is cut the job runs on, and this process watches it; a host that is silent for too long has
+gone, and everything of its session but the cache of files is removed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .sysfs import read_text
 from .wire import WIRE_VERSION
 
 _TICK_S = 0.5
+_BEAT_S = 5.0
 
 
 def serve(work_directory: str, session: str, owner: str, cache_bytes: int, grace_s: float) -> int:
@@ -79,8 +81,9 @@ class _Server:
         self._cpus: Optional[Sequence[int]] = None
         self._work_directory = work_directory
         self._buffer = b""
-        # Becomes readable when a job ends.
-        self._child_ended = _wakeup()
+        # Another process of this session goes on in this one's place.
+        self._succeeded = False
+        self._woken = self._wakeup()
 
     def run(self, lock: DeviceLock) -> int:
         # Of this boot: what another one left has no processes any more.
@@ -131,24 +134,51 @@ class _Server:
         """Watch the job until the host is heard by another process, which then ends this one, or is silent for too
         long: then True."""
         while silent_s(self._directory) <= self._grace_s:
+            if self._succeeded:
+                return False
             self._poll_jobs()
-            time.sleep(_TICK_S)
+            self._sleep()
         return True
 
     def _read_line(self, is_over: Callable[[], bool]) -> Optional[bytes]:
         """One line of the host; None at the end of the link, or when it is over."""
         while b"\n" not in self._buffer:
-            if select.select([0], [], [], _TICK_S)[0]:
+            if self._host_speaks(_TICK_S):
                 chunk = os.read(0, 1 << 16)
                 if not chunk:
                     return None
                 self._buffer += chunk
             else:
                 self._poll_jobs()
-                if is_over():
+                if self._succeeded or is_over():
                     return None
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+    def _host_speaks(self, timeout_s: float) -> bool:
+        """Whether there is something to read, or the link ended, before a job ended or the time was over."""
+        ready = select.select([0, self._woken], [], [], timeout_s)[0]
+        if self._woken in ready:
+            os.read(self._woken, 4096)
+        return 0 in ready
+
+    def _sleep(self) -> None:
+        """Until a job ends, for a moment at most."""
+        if select.select([self._woken], [], [], _TICK_S)[0]:
+            os.read(self._woken, 4096)
+
+    def _wakeup(self) -> int:
+        """The reading end of a pipe into which a byte is written when a child ends or a successor asks for the lock."""
+
+        def go(number: int, frame: Any) -> None:
+            self._succeeded = True
+
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, go)
+        return reading
 
     def _poll_jobs(self) -> None:
         """Jobs that took too long are ended by it."""
@@ -160,12 +190,59 @@ class _Server:
 
     def _do_hold(self, governor: Optional[str], cpus: Optional[Sequence[int]]) -> Dict[str, Any]:
         """Until the session ends; `reason` says why it is not held."""
+        # Of a process's own CPUs, as a container may leave fewer than there are.
+        absent = sorted(set(cpus or ()) - os.sched_getaffinity(0))
+        if absent:
+            return {"error": "there is no CPU %s to bind to (`cpus`)" % ", ".join(map(str, absent))}
         self._cpus = cpus
         return {"reason": None if governor is None else hold(governor, self._journal)}
 
     def _do_missing(self, sizes: Dict[str, int]) -> Dict[str, Any]:
         """What is to be pushed, and where what is there lies."""
         return {"missing": self._cache.missing(sizes), "paths": {name: self._cache.path(name) for name in sizes}}
+
+    def _do_receive(self, sha256: str, size: int, offset: int) -> Dict[str, Any]:
+        """The file's bytes from `offset` on follow the request."""
+        left = size - offset
+
+        def read(buffer: memoryview) -> int:
+            nonlocal left
+            count = self._read_bytes(buffer)
+            left -= count
+            return count
+
+        try:
+            return {"received": self._cache.receive(sha256, size, offset, read)}
+        finally:
+            # What comes though it is not wanted any more is no request.
+            waste = memoryview(bytearray(1 << 16))
+            while left > 0 and read(waste[: min(left, len(waste))]):
+                pass
+
+    def _read_bytes(self, buffer: memoryview) -> int:
+        """Fill it with what comes; less at the link's end, or when nothing came for too long."""
+        count = min(len(buffer), len(self._buffer))
+        buffer[:count] = self._buffer[:count]
+        self._buffer = self._buffer[count:]
+        while count < len(buffer) and self._host_speaks(self._grace_s):
+            taken = os.readv(0, [buffer[count:]])
+            if not taken:
+                break
+            count += taken
+        if silent_s(self._directory) > _BEAT_S:
+            beat(self._directory)
+        return count
+
+    def _do_send(self, id: str, name: str, offset: int) -> Dict[str, Any]:
+        """An output of a job; its bytes from `offset` on follow the answer."""
+        path = os.path.join(self._directory, id, "outputs", os.path.basename(name))
+        with open(path, "rb") as file:
+            _say({"bytes": os.fstat(file.fileno()).st_size - offset})
+            file.seek(offset)
+            with suppress(BrokenPipeError):
+                shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+                sys.stdout.buffer.flush()
+        return {"sent": True}
 
     def _do_start(self, id: str, command: str, message: Any, limit_s: float) -> Dict[str, Any]:
         job = self._job(id)
@@ -179,12 +256,9 @@ class _Server:
         ended = job.poll()
         while ended is None and time.monotonic() < deadline:
             # Woken and not looking all the time, which a job would feel. A host that speaks has changed its mind.
-            ready = select.select([self._child_ended, 0], [], [], _TICK_S)[0]
-            if self._child_ended in ready:
-                os.read(self._child_ended, 4096)
-            ended = job.poll()
-            if 0 in ready:
+            if self._host_speaks(_TICK_S) or self._succeeded:
                 break
+            ended = job.poll()
         if ended is None:
             return {"ended": None}
         result = None
@@ -216,15 +290,6 @@ class _Server:
                         GuardedJob(os.path.join(directory, name)).stop()
                 shutil.rmtree(directory, ignore_errors=True)
         restore(self._journal)
-
-
-def _wakeup() -> int:
-    """The reading end of a pipe into which a byte is written when a child ends."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    return reading
 
 
 def _unpacked() -> str:

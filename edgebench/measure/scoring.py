@@ -183,8 +183,9 @@ def _accuracy(
 
 def _disagreement(indices: Sequence[int], here: NDArray[Any], there: NDArray[Any]) -> Disagreement:
     classes = [scores.argmax(axis=1) for scores in (here, there)]
-    errors = np.abs(here.astype(np.float64) - there).max(axis=1)
-    differ = classes[0] != classes[1]
+    finite = np.isfinite(here).all(axis=1) & np.isfinite(there).all(axis=1)
+    errors = np.where(finite, np.abs(here.astype(np.float64) - there).max(axis=1), 0.0)
+    differ = (classes[0] != classes[1]) | ~finite
     order = np.lexsort((-errors, ~differ))[:_WORST]
     return Disagreement(
         int(differ.sum()),
@@ -192,7 +193,7 @@ def _disagreement(indices: Sequence[int], here: NDArray[Any], there: NDArray[Any
         tuple(
             WorstInput(indices[row], float(errors[row]), int(classes[0][row]), int(classes[1][row]))
             for row in order.tolist()
-            if errors[row] > 0
+            if errors[row] > 0 or differ[row]
         ),
     )
 

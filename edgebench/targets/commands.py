@@ -51,8 +51,8 @@ def capture(
         env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
-    started(process)
     try:
+        started(process)
         stdout, stderr = process.communicate(stdin, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         stdout, stderr = stop(process)

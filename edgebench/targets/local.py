@@ -15,6 +15,7 @@ import edgebench
 from edgebench.agent import governor
 from edgebench.agent.environment import TELEMETRY_OFF, describe_machine
 from edgebench.agent.wire import OutputFile
+from edgebench.errors import DeviceError
 from edgebench.targets.agent import Ended
 from edgebench.targets.commands import capture, stop
 from edgebench.types import DeviceProfile
@@ -78,7 +79,13 @@ class LocalAgent:
         with self._mutex:
             self._process = process
         if self._profile.cpus is not None:
-            os.sched_setaffinity(process.pid, self._profile.cpus)
+            try:
+                os.sched_setaffinity(process.pid, self._profile.cpus)
+            except OSError as error:
+                listed = ", ".join(map(str, self._profile.cpus))
+                raise DeviceError(
+                    f"this machine has not all the CPUs {listed}", hint="mend `cpus` in the device's profile"
+                ) from error
 
     def fetch(self, outputs: Sequence[OutputFile], directory: Path) -> list[Path]:
         """They are here."""

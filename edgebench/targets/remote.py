@@ -6,6 +6,7 @@ the last request repeated; what the device was doing meanwhile went on there. A 
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import json
 import os
@@ -17,18 +18,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgebench._version import __version__
 from edgebench.agent.feeds import tensor_bytes
-from edgebench.agent.transfer import EXIT_CODES
 from edgebench.agent.wire import OutputFile
 from edgebench.errors import DeviceError
 from edgebench.files import file_sha256
 from edgebench.targets.agent import Ended
-from edgebench.targets.commands import capture, drain, feed, stop
+from edgebench.targets.commands import capture, stop
 from edgebench.targets.target import LinkLost, Target
 from edgebench.targets.zipapp import agent_zipapp
 from edgebench.types import DeviceProfile
@@ -43,6 +44,7 @@ _HOLD_S = 5.0
 _GREETING_S = 60.0
 _SETUP_S = 60.0
 _STALL_S = 30.0
+_CHUNK = 1 << 20
 # So long the device keeps a session whose host is silent; the host gives up before.
 _GRACE_S = 120.0
 _RECONNECT_S = 100.0
@@ -80,6 +82,18 @@ class _Channel:
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line
 
+    def answer(self, timeout_s: float) -> dict[str, Any]:
+        """What the device answers.
+
+        Raises:
+            LinkLost: it did not.
+        """
+        line = self.read_line(timeout_s)
+        if not line:
+            raise LinkLost(_last(self.said()))
+        found: dict[str, Any] = json.loads(line)
+        return found
+
     def write(self, request: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
@@ -87,6 +101,45 @@ class _Channel:
             self.process.stdin.flush()
         except OSError as error:
             raise LinkLost(str(error)) from error
+
+    def write_file(self, path: Path, offset: int, advance: Callable[[int], None]) -> None:
+        """The file's bytes from `offset` on.
+
+        Raises:
+            LinkLost: nobody took any for too long.
+        """
+        assert self.process.stdin is not None
+        pipe = self.process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        try:
+            with path.open("rb") as file:
+                left = os.fstat(file.fileno()).st_size - offset
+                while left:
+                    if not select.select([], [pipe], [], _STALL_S)[1]:
+                        raise LinkLost(f"nothing was taken for {_STALL_S:.0f} s")
+                    count = _move(file, pipe, offset, min(left, _CHUNK))
+                    offset, left = offset + count, left - count
+                    advance(count)
+        except BrokenPipeError as error:
+            raise LinkLost(str(error)) from error
+        finally:
+            os.set_blocking(pipe, True)
+
+    def read_file(self, path: Path, size: int) -> None:
+        """Append so many bytes to the file.
+
+        Raises:
+            LinkLost: they did not come; what came is kept.
+        """
+        assert self.process.stdout is not None
+        with path.open("ab") as file:
+            while size > 0:
+                if not self.buffer and select.select([self.process.stdout], [], [], _STALL_S)[0]:
+                    self.buffer = os.read(self.process.stdout.fileno(), _CHUNK)
+                if not self.buffer:
+                    raise LinkLost("the file was cut")
+                count = file.write(self.buffer[:size])
+                self.buffer, size = self.buffer[count:], size - count
 
     def said(self) -> str:
         """What it printed to stderr."""
@@ -158,6 +211,7 @@ class RemoteAgent:
         self._greeting = greeting
         if self._profile.governor is not None or self._profile.cpus is not None:
             held = self._exchange({"do": "hold", "governor": self._profile.governor, "cpus": self._profile.cpus})
+            self._see_error(held)
             if held.get("reason"):
                 self._warn(f"{self._profile.name}: {held['reason']}")
 
@@ -175,11 +229,13 @@ class RemoteAgent:
             start_new_session=True,
         )
         self._channel = _Channel(process, log)
+        _widen(process)
         line = self._channel.read_line(_GREETING_S)
         if not line:
             process.wait(_ANSWER_S)
             said = self._channel.said()
-            if self._target.is_lost(process.returncode, said):
+            # adb ends with 0 when its link goes.
+            if process.returncode == 0 or self._target.is_lost(process.returncode, said):
                 raise LinkLost(_last(said))
             self._channel.close()
             self._channel = None
@@ -207,16 +263,20 @@ class RemoteAgent:
     def _deploy(self) -> None:
         name, content = agent_zipapp()
         # Its size tells a whole file from one whose link was cut.
-        script = 'mkdir -p "$1" && cd "$1" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && mv "$2.part" "$2"'
+        script = (
+            'mkdir -p "$1" && cd "$1" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && mv "$2.part" "$2" '
+            "&& echo whole"
+        )
         command = ["sh", "-c", script, "sh", self._remote("agent"), name, str(len(content))]
         done = capture(self._target.argv(command), timeout_s=_SETUP_S, stdin=content)
-        if done.timed_out or self._target.is_lost(done.returncode, done.stderr):
+        if done.stdout.strip() == "whole":
+            return
+        if done.timed_out or done.returncode == 0 or self._target.is_lost(done.returncode, done.stderr):
             raise LinkLost(_last(done.stderr))
-        if done.returncode != 0:
-            raise self._error(
-                f"does not let us write to {self._work_dir}: {_last(done.stderr)}",
-                f"set `work_dir` in devices/{self._profile.name}.toml, or make room there",
-            )
+        raise self._error(
+            f"does not let us write to {self._work_dir}: {_last(done.stderr)}",
+            f"set `work_dir` in devices/{self._profile.name}.toml, or make room there",
+        )
 
     def _remote(self, *parts: str) -> str:
         return "/".join((self._work_dir, *parts))
@@ -238,14 +298,14 @@ class RemoteAgent:
         return answer
 
     def _exchange(self, request: Mapping[str, Any], timeout_s: float = _ANSWER_S) -> dict[str, Any]:
+        channel = self._channel_now()
+        channel.write(request)
+        return channel.answer(timeout_s)
+
+    def _channel_now(self) -> _Channel:
         if self._channel is None:
             raise LinkLost("there is no link")
-        self._channel.write(request)
-        line = self._channel.read_line(timeout_s)
-        if not line:
-            raise LinkLost(_last(self._channel.said()))
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return self._channel
 
     def _see_error(self, answer: Mapping[str, Any]) -> None:
         if "no_room" in answer:
@@ -311,28 +371,32 @@ class RemoteAgent:
         return (file_sha256(path), "", path.stat().st_size)
 
     def _push(self, path: Path, sha256: str, size: int, advance: Callable[[int], None]) -> None:
-        name, _ = agent_zipapp()
-        last = ""
         for _ in range(_MOST_ATTEMPTS):
             there = self.ask({"do": "missing", "sizes": {sha256: size}}, _GREETING_S)["missing"]
             if sha256 not in there:
                 return
             offset = there[sha256]
-            command = [self._profile.python, self._remote("agent", name), "receive", self._remote("cache")]
-            argv = self._target.argv([*command, sha256, str(size), str(offset)], self._profile.environment)
-            done = feed(argv, path, offset, stall_s=_STALL_S, advance=advance)
-            if done.returncode == EXIT_CODES["whole"]:
-                return
-            last = _last(done.stderr)
-            if done.returncode == EXIT_CODES["damaged"]:
-                last = "it arrived damaged"
-        raise self._error(f"did not take {path.name} ({size} bytes): {last}")
+            with self._mutex:
+                try:
+                    channel = self._channel_now()
+                    channel.write({"do": "receive", "sha256": sha256, "size": size, "offset": offset})
+                    channel.write_file(path, offset, advance)
+                    self._see_error(channel.answer(_GREETING_S))
+                except LinkLost as error:
+                    self._find_again(error)
+                except KeyboardInterrupt:
+                    # The rest of the file would be read as requests.
+                    self._drop()
+                    raise
+        raise self._error(f"did not take {path.name} ({size} bytes)")
 
     def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
         """Run a command of the agent to its end; `message` is called for what it is told, again if the device was
         started anew in the middle, when all is done once more."""
         for _ in range(2):
             life = self._lives
+            if self._jobs:
+                self.ask({"do": "forget", "id": str(self._jobs)})
             self._jobs += 1
             identifier = str(self._jobs)
             self.ask({"do": "start", "id": identifier, "command": command, "message": message(), "limit_s": limit_s})
@@ -340,9 +404,6 @@ class RemoteAgent:
             if ended is None:
                 self._warn(f"{self._profile.name}: the device was started anew in the middle; measuring again")
                 continue
-            outputs = () if result is None else tuple(result.get("outputs") or ())
-            if not outputs:
-                self.ask({"do": "forget", "id": identifier})
             return Ended(result, ended["returncode"], ended["timed_out"], ended["last_words"])
         return Ended(None, None, False, "the device was started anew in the middle, twice")
 
@@ -358,26 +419,29 @@ class RemoteAgent:
 
     def fetch(self, outputs: Sequence[OutputFile], directory: Path) -> list[Path]:
         """Copies of the last command's outputs in `directory`."""
-        name, _ = agent_zipapp()
-        paths = []
-        for file in outputs:
-            size = file.count * tensor_bytes(file.spec)
-            path = directory / file.path.rpartition("/")[2]
-            path.touch()
-            last = ""
-            for _ in range(_MOST_ATTEMPTS):
-                if path.stat().st_size == size:
-                    break
-                command = [self._profile.python, self._remote("agent", name), "send", file.path]
-                argv = self._target.argv([*command, str(path.stat().st_size)], self._profile.environment)
-                last = _last(drain(argv, path, stall_s=_STALL_S, advance=lambda count: None).stderr)
-                # Finds the device again where the link was cut.
-                self.ask({"do": "ping"})
-            if path.stat().st_size != size:
-                raise self._error(f"did not give back {file.path}: {last}")
-            paths.append(path)
-        self.ask({"do": "forget", "id": str(self._jobs)})
-        return paths
+        return [self._fetch(file, directory / file.path.rpartition("/")[2]) for file in outputs]
+
+    def _fetch(self, file: OutputFile, path: Path) -> Path:
+        size = file.count * tensor_bytes(file.spec)
+        path.touch()
+        for _ in range(_MOST_ATTEMPTS):
+            with self._mutex:
+                try:
+                    channel = self._channel_now()
+                    request = {"do": "send", "id": str(self._jobs), "name": path.name, "offset": path.stat().st_size}
+                    channel.write(request)
+                    answer = channel.answer(_GREETING_S)
+                    self._see_error(answer)
+                    channel.read_file(path, answer["bytes"])
+                    channel.answer(_ANSWER_S)
+                except LinkLost as error:
+                    self._find_again(error)
+                except KeyboardInterrupt:
+                    self._drop()
+                    raise
+            if path.stat().st_size == size:
+                return path
+        raise self._error(f"did not give back {file.path}")
 
     def interrupt(self) -> None:
         """Let what another thread waits for here end with KeyboardInterrupt."""
@@ -388,12 +452,14 @@ class RemoteAgent:
         self._closing.set()
         with self._mutex:
             try:
+                if self._channel is None and self._greeting:
+                    self._connect()
                 if self._channel is not None:
                     # What was asked before an interruption may be answered first.
                     self._channel.write({"do": "end"})
                     while (line := self._channel.read_line(_ANSWER_S)) and not json.loads(line).get("ended"):
                         pass
-            except LinkLost:
+            except (LinkLost, DeviceError):
                 # The device ends it by itself.
                 pass
             finally:
@@ -402,6 +468,27 @@ class RemoteAgent:
     def _error(self, what: str, hint: str | None = None) -> DeviceError:
         default = f"check the device and its cable, or run: edgebench devices doctor {self._profile.name}"
         return DeviceError(f"device `{self._profile.name}` {what} ({self._target.address})", hint=hint or default)
+
+
+def _move(file: BinaryIO, pipe: int, offset: int, count: int) -> int:
+    """Write a part of the file into the pipe, and as much of it as there is room for; how much that was."""
+    try:
+        if hasattr(os, "splice"):
+            # Without a copy through this process.
+            return os.splice(file.fileno(), pipe, count, offset_src=offset)
+        file.seek(offset)
+        return os.write(pipe, file.read(count))
+    except BlockingIOError:
+        return 0
+
+
+def _widen(process: subprocess.Popen[bytes]) -> None:
+    """Files go through in fewer pieces, where the system lets us."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            with suppress(OSError):
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _CHUNK)
 
 
 def work_dir_of(profile: DeviceProfile) -> str:

@@ -44,6 +44,7 @@ RUNNER = "ort_runner"
 _RUNNER_RUNTIME = "onnxruntime"
 
 _COMMAND_S = 60.0
+_DONE = "@@done"
 _STALL_S = 30.0
 # A lock that nobody renewed for so long is of a host that has gone.
 _STALE_S = 600
@@ -59,11 +60,17 @@ _LOCK = """
 now=$(cut -d. -f1 /proc/uptime); boot=$(cat /proc/sys/kernel/random/boot_id)
 mkdir -p "$(dirname "$1")"
 if ! mkdir "$1" 2>/dev/null; then
+    # Whoever has just made it is about to write its name.
+    [ -r "$1/owner" ] || sleep 1
     read -r owner_boot at since owner 2>/dev/null <"$1/owner"
     if [ "$owner_boot" = "$boot" ] && [ "${at:-0}" -gt $((now - $3)) ]; then
         [ "$owner" = "$2" ] || { echo "busy $((now - since)) $((now - at)) $owner"; exit 0; }
     else
-        mv "$1" "$1.stale.$$" 2>/dev/null && rm -rf "$1.stale.$$"
+        mv "$1" "$1.stale.$$" 2>/dev/null
+        read -r _ moved _ 2>/dev/null <"$1.stale.$$/owner"
+        # Another one may have taken it between the look and the move.
+        [ "$moved" = "$at" ] || { mv "$1.stale.$$" "$1"; echo "busy 0 0 another host, which was faster"; exit 0; }
+        rm -rf "$1.stale.$$"
         mkdir "$1" 2>/dev/null || { echo "busy 0 0 another host, which was faster"; exit 0; }
         since=$now
     fi
@@ -386,6 +393,8 @@ class NativeAgent:
             raise LinkLost(done.stderr.strip())
         printed = script.sections(done.stdout)
         if not printed or printed[-1][0] != "end":
+            if done.returncode == 0:
+                raise LinkLost("the link went in the middle")
             lines = done.stderr.strip().splitlines() or ["it printed nothing"]
             return [], Ended(None, done.returncode, False, lines[-1])
         return printed, None
@@ -395,10 +404,13 @@ class NativeAgent:
         self._shell('[ -r "$1/pid" ] && kill -9 -- "-$(cat "$1/pid")" 2>/dev/null; rm -f "$1/pid"', self._session)
 
     def _shell(self, script: str, *arguments: str) -> Completed:
-        done = capture(self._target.argv(["sh", "-s", *arguments]), timeout_s=_COMMAND_S, stdin=script.encode())
-        if done.timed_out or self._target.is_lost(done.returncode, done.stderr):
+        # adb ends with 0 also where its link went: only what was printed last tells that all of it was done.
+        text = f"( {script}\n)\necho {_DONE}\n"
+        done = capture(self._target.argv(["sh", "-s", *arguments]), timeout_s=_COMMAND_S, stdin=text.encode())
+        stdout, mark, _ = done.stdout.rpartition(_DONE)
+        if done.timed_out or not mark:
             raise LinkLost(done.stderr.strip() or "a command did not come back")
-        return done
+        return replace(done, stdout=stdout)
 
     def _retried(self, work: Callable[[], T]) -> T:
         """Do it; once more over a new link where the link was lost in the middle."""
