@@ -86,7 +86,8 @@ class Figures:
 
 
 def baseline_cell(run: Run, cell: Cell) -> Cell | None:
-    """The cell that `cell` is compared with: the run's baseline on the same device with the same threads and batch."""
+    """The cell that `cell` is compared with: the run's baseline on the same device with the same threads and batch, by
+    the first of its runtimes there."""
     same = (cell.device, cell.threads, cell.batch_size, cell.scenario)
     return next(
         (

@@ -82,6 +82,7 @@ class DeviceProfile:
     serial: of an adb device, as `adb devices` lists it; None is the only one that is attached.
     work_dir: where files are put, relative to the home directory there; at most `cache_mb` megabytes stay.
     python: what runs the agent there, 3.8 or newer; `environment` is added to that of every command.
+    runtimes: which are used there; None takes those of the CPU.
     threads: None means as many as the device has physical cores. `cpus`: those that jobs are bound to.
     governor: held while it measures and put back afterwards.
     emulated: its answers are real, its times and memory are not.
@@ -99,6 +100,7 @@ class DeviceProfile:
     cache_mb: int = 2000
     python: str = "python3"
     environment: dict[str, str] = field(default_factory=dict)
+    runtimes: tuple[str, ...] | None = None
     threads: tuple[int, ...] | None = None
     cpus: tuple[int, ...] | None = None
     governor: str | None = None

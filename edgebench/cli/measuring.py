@@ -22,7 +22,10 @@ def add_options(parser: argparse.ArgumentParser, *, max_time_s: float, max_time_
     """Add the options to a command."""
     group = parser.add_argument_group("measuring")
     group.add_argument(
-        "--runtime", metavar="LIST", type=comma_separated, help="onnxruntime, torchscript (default: all)"
+        "--runtime",
+        metavar="LIST",
+        type=comma_separated,
+        help="onnxruntime, torchscript, onnxruntime-cuda, ... (default: the device's)",
     )
     group.add_argument(
         "--threads", metavar="LIST", type=positive_ints, help="a cell for each number (default: the physical cores)"

@@ -25,7 +25,7 @@ from edgebench.measure.devices import Connected, connected, side_by_side
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData, scores_here
 from edgebench.measure.session import RunBook, Session, Task
-from edgebench.measure.subjects import RUNTIME_OF_FORMAT, Subject, find_subjects
+from edgebench.measure.subjects import RUNTIMES, USUAL_RUNTIMES, Subject, find_subjects
 from edgebench.pipeline import Exported
 from edgebench.progress import Progress, Silent
 from edgebench.scenarios import parse_scenario
@@ -333,22 +333,26 @@ def _plan(
     threads: Sequence[int] | None,
     scenarios: Sequence[str],
 ) -> list[Task]:
-    known = set(RUNTIME_OF_FORMAT.values())
-    for name in runtimes or ():
-        if name not in known:
-            raise UsageError(f"unknown runtime `{name}`", hint=f"there are: {', '.join(sorted(known))}")
+    for name in (*(runtimes or ()), *(name for item in found for name in item.profile.runtimes or ())):
+        if name not in RUNTIMES:
+            raise UsageError(f"unknown runtime `{name}`", hint=f"there are: {', '.join(sorted(RUNTIMES))}")
     tasks = [
         Task(subject, item.profile, runtime, count, scenario)
         for item in found
         for scenario in scenarios
         for count in threads or item.profile.threads or _default_threads(scenario, item.device)
         for subject in subjects
-        if runtimes is None or RUNTIME_OF_FORMAT.get(subject.ref.format) in runtimes
-        for runtime in (RUNTIME_OF_FORMAT.get(subject.ref.format, subject.ref.format),)
+        for runtime in _runtimes_of(subject, runtimes or item.profile.runtimes)
     ]
     if not tasks:
         raise UsageError("there is nothing to measure", hint="give a bundle with artifacts, or leave --runtime out")
     return tasks
+
+
+def _runtimes_of(subject: Subject, asked: Sequence[str] | None) -> list[str]:
+    """Those that open the subject's file; a file that none opens has a cell all the same, which says so."""
+    found = [name for name in asked or USUAL_RUNTIMES if subject.ref.format in RUNTIMES[name]]
+    return found or ([] if asked else [subject.ref.format])
 
 
 def _default_threads(scenario: str, device: Device) -> tuple[int, ...]:

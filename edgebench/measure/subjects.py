@@ -20,15 +20,22 @@ from edgebench.source.sniff import identify
 from edgebench.targets.native import TOOLS
 from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
-__all__ = ["RUNTIME_OF_FORMAT", "Subject", "find_subjects"]
+__all__ = ["RUNTIMES", "USUAL_RUNTIMES", "Subject", "find_subjects"]
 
-# The agent's runtimes, and those that only tools of devices without Python have.
-RUNTIME_OF_FORMAT = {
-    **{format: tool.RUNTIME for tool in TOOLS.values() for format in tool.FORMATS},
-    **{
-        format: module.__name__.rpartition(".")[2] for module in (onnxruntime, torchscript) for format in module.FORMATS
-    },
+# Runtimes with the formats that they open: the agent's on the CPU, and those that only tools of devices without Python
+# have; these are used unless a device's profile, or the user, names others.
+USUAL_RUNTIMES: dict[str, tuple[str, ...]] = {
+    "onnxruntime": onnxruntime.FORMATS,
+    "torchscript": torchscript.FORMATS,
+    **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME != "onnxruntime"},
 }
+RUNTIMES = {
+    **USUAL_RUNTIMES,
+    "onnxruntime-cuda": onnxruntime.FORMATS,
+    "onnxruntime-tensorrt": onnxruntime.FORMATS,
+    "torchscript-cuda": torchscript.FORMATS,
+}
+_FORMATS = {format for formats in RUNTIMES.values() for format in formats}
 # Files that a tool reads and edgebench does not, by bytes 4 to 7.
 _FOREIGN = {b"TFL3": "tflite", b"ET12": "executorch"}
 
@@ -104,7 +111,7 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
             reason = f"not exported: {artifact.reason}"
         elif artifact.status == "failed" and not include_failed:
             reason = f"{artifact.reason} (--include-failed measures it all the same)"
-        elif artifact.format not in RUNTIME_OF_FORMAT:
+        elif artifact.format not in _FORMATS:
             reason = f"no runtime here opens the format `{artifact.format}`"
         elif not path.is_file():
             reason, broken = f"{artifact.file} is missing from the bundle; export it again", True

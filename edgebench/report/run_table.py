@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from edgebench.errors import UsageError
-from edgebench.figures import Figures, figures, is_precise
+from edgebench.figures import Figures, baseline_cell, figures, is_precise
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
 from edgebench.sustained import Curve, flipped
@@ -71,6 +71,9 @@ def _dimensions(run: Run, cell: Cell | None = None) -> dict[str, str]:
     one = cell or run.cells[0]
     values = {"device": one.device, "scenario": one.scenario, "batch": one.batch_size, "threads": one.threads}
     names = {"device": "device", "scenario": "scenario", "batch": "batch_size", "threads": "threads"}
+    # A runtime goes with its format, unless there are several for one.
+    if len({(other.artifact.name, other.runtime) for other in run.cells}) > len({o.artifact.name for o in run.cells}):
+        values["runtime"], names["runtime"] = one.runtime, "runtime"
     return {
         name: str(value)
         for name, value in values.items()
@@ -129,7 +132,7 @@ def _name(cell: Cell) -> Text:
 def _speed(run: Run, cell: Cell, found: Figures, tail: Sequence[float]) -> tuple[RenderableType, ...]:
     latency = found.latency
     relative = MISSING
-    if cell.artifact.name == run.baseline:
+    if baseline_cell(run, cell) is cell:
         relative = "baseline"
     elif found.relative is not None:
         relative = with_interval(found.relative.ratio, found.relative.ci)
@@ -214,7 +217,7 @@ def _costs(cell: Cell, found: Figures) -> tuple[str, ...]:
 def _accuracy(run: Run, cell: Cell, found: Figures) -> tuple[str, ...]:
     accuracy, drop = cell.accuracy, found.drop
     top1 = MISSING if accuracy is None else plain(accuracy.top1, 2)
-    if drop is None or cell.artifact.name == run.baseline:
+    if drop is None or baseline_cell(run, cell) is cell:
         return (top1, MISSING, MISSING)
     low, high = drop.ci
     return (top1, f"{drop.drop_points:+.2f} [{low:+.2f}, {high:+.2f}]", percent(drop.agreement))
