@@ -61,7 +61,7 @@ def find_device(name: str) -> DeviceProfile:
             f"there is no device profile `{name}`",
             hint=f"there are: {', '.join(names('devices'))}; `edgebench devices new {name}` writes one",
         )
-    values, chain = _read_toml(paths[0]), [paths[0]]
+    values, chain = _read_profile(paths[0]), [paths[0]]
     while (parent := values.pop("extends", None)) is not None:
         if not isinstance(parent, str):
             raise UsageError(f"{chain[-1]}: `extends` is the name of a profile, not {parent!r}")
@@ -70,15 +70,29 @@ def find_device(name: str) -> DeviceProfile:
             known = "extends itself" if _all("devices", parent) else f"extends `{parent}`, and there is no such profile"
             raise UsageError(f"{chain[-1]} {known}", hint=f"there are: {', '.join(names('devices'))}")
         chain.append(further[0])
-        values = {**_read_toml(further[0]), **values}
+        values = {**_read_profile(further[0]), **values}
     return check_device(_decoded(DeviceProfile, values, chain[0], name=chain[0].stem), chain[0])
+
+
+def _read_profile(path: Path) -> dict[str, Any]:
+    """The keys of one file, each of which is right by itself; paths in it are relative to it."""
+    values = _read_toml(path)
+    own = {key: value for key, value in values.items() if key != "extends"}
+    _decoded(DeviceProfile, {"transport": "local", **own}, path, name=path.stem)
+    tools = values.get("tools", {})
+    for table, keys in ((values, ("ssh_config",)), *((tool, ("push", "push_library")) for tool in tools.values())):
+        for key in keys:
+            if key in table:
+                table[key] = str(path.resolve().parent / Path(table[key]).expanduser())
+    return values
 
 
 # What goes into a command line must be what it seems: no option, nothing for a shell.
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
-_ADDRESS = re.compile(rf"(?:{_NAME}@)?(?:{_NAME}|[0-9a-fA-F:]+(?:%{_NAME})?)")
-_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]*")
+_ADDRESS = re.compile(rf"(?:{_NAME}@)?(?:{_NAME}|[0-9a-fA-F]*:[0-9a-fA-F]*:[0-9a-fA-F:]*(?:%{_NAME})?)")
+_SERIAL = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BREAKS = {"\n", "\0"}
 _TOOLS = ("ort_runner", "onnxruntime_perf_test", "benchmark_model", "executor_runner")
 # Which keys say something for which transport.
 _ONLY = {"ssh": ("address", "port", "ssh_config"), "adb": ("serial",)}
@@ -115,7 +129,9 @@ def check_device(profile: DeviceProfile, path: Path) -> DeviceProfile:
     if profile.cpus is not None and (not profile.cpus or min(profile.cpus) < 0):
         refuse("cpus", "a list of CPU numbers, as in [2, 3]")
     for key in ("work_dir", "python", "governor"):
-        if (value := getattr(profile, key)) is not None and (not value or value.startswith("-") or "\n" in value):
+        if (value := getattr(profile, key)) is not None and (
+            not value or value.startswith("-") or set(value) & _BREAKS
+        ):
             refuse(key, "a path" if key != "governor" else "a governor's name")
     if profile.tools and profile.transport == "local":
         raise UsageError(f"{path}: `tools` are for devices without Python, and this machine has it")
@@ -124,7 +140,9 @@ def check_device(profile: DeviceProfile, path: Path) -> DeviceProfile:
             raise UsageError(f"{path}: there is no tool `{name}`", hint=f"there are: {', '.join(_TOOLS)}")
         if name != "ort_runner" and profile.tools[name].path is None and profile.tools[name].push is None:
             raise UsageError(f"{path}: tools.{name}: `path` on the device or `push` from here is missing")
-    for variable in profile.environment:
+    for variable, value in profile.environment.items():
+        if set(value) & _BREAKS:
+            raise UsageError(f"{path}: environment: the value of `{variable}` holds a line break")
         if not _VARIABLE.fullmatch(variable):
             raise UsageError(f"{path}: environment: `{variable}` cannot be a variable's name")
     return profile
@@ -170,7 +188,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
 
 

@@ -46,7 +46,8 @@ class FileCache:
             if _size(path) == size:
                 os.utime(path)
             else:
-                absent[sha256] = max(0, _size(path + _PARTIAL))
+                there = _size(path + _PARTIAL)
+                absent[sha256] = there if 0 <= there <= size else 0
         wanted = sum(sizes[sha256] - there for sha256, there in absent.items())
         if wanted > 0:
             self._make_room(wanted, set(sizes))

@@ -18,20 +18,24 @@ _POLICIES = "sys/devices/system/cpu/cpufreq"
 
 def hold(governor: str, journal: str, root: str = "/") -> Optional[str]:
     """Set `governor` on all CPUs; why that was not possible, or None."""
-    found: Dict[str, str] = {}
+    present: Dict[str, str] = {}
     for _, policy in numbered(os.path.join(root, _POLICIES), r"policy(\d+)"):
         path = os.path.join(policy, "scaling_governor")
-        present = read_text(path)
-        if present is not None and present != governor:
-            found[path] = present
-    if not found:
-        known = numbered(os.path.join(root, _POLICIES), r"policy(\d+)")
-        return None if known else "this device has no frequency governor that can be seen"
+        text = read_text(path)
+        if text is not None:
+            present[path] = text
+    if not present:
+        return "this device has no frequency governor that can be seen"
+    others = {path: text for path, text in present.items() if text != governor}
+    if not others:
+        return None
+    # What was found first is what is put back, whatever happened since.
+    found = {**others, **_held(journal)}
     with open(journal + ".new", "w") as file:
         json.dump({"boot": boot_id(), "governors": found}, file)
     os.replace(journal + ".new", journal)
     try:
-        for path in found:
+        for path in others:
             _write(path, governor)
     except OSError as error:
         restore(journal)
@@ -41,15 +45,19 @@ def hold(governor: str, journal: str, root: str = "/") -> Optional[str]:
 
 def restore(journal: str) -> None:
     """Put back what the journal says, if there is one of this boot."""
-    with suppress(OSError, ValueError, KeyError):
-        with open(journal) as file:
-            held = json.load(file)
-        if held["boot"] == boot_id():
-            for path, governor in held["governors"].items():
-                with suppress(OSError):
-                    _write(path, governor)
+    for path, governor in _held(journal).items():
+        with suppress(OSError):
+            _write(path, governor)
     with suppress(FileNotFoundError):
         os.unlink(journal)
+
+
+def _held(journal: str) -> Dict[str, str]:
+    with suppress(OSError, ValueError, KeyError), open(journal) as file:
+        held = json.load(file)
+        if held["boot"] == boot_id():
+            return dict(held["governors"])
+    return {}
 
 
 def _write(path: str, governor: str) -> None:

@@ -303,6 +303,8 @@ def _unpacked() -> str:
         preparing = "%s.%d" % (directory, os.getpid())
         with zipfile.ZipFile(archive) as file:
             file.extractall(preparing)
+        # A device that loses its power afterwards must not have the name without the content.
+        os.sync()
         try:
             os.rename(preparing, directory)
         except OSError:

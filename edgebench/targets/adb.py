@@ -63,8 +63,8 @@ class AdbTarget:
         Raises:
             DeviceError, LinkLost: as `Target.connect` says.
         """
-        if self._serial is not None and _OVER_TCP.fullmatch(self._serial):
-            # A link that was cut is still called `device`; only a new connection tells.
+        if self._serial is not None and _OVER_TCP.fullmatch(self._serial) and not self._answers():
+            # A link that was cut is still called `device`. One that works may be another program's as well.
             _adb("disconnect", self._serial)
             answer = _adb("connect", self._serial)
             if answer.timed_out or "connected to" not in answer.stdout:
@@ -75,7 +75,8 @@ class AdbTarget:
             self.address = f"adb -s {self._serial}"
         state = found.get(self._serial)
         if state == "device":
-            self._see_that_it_answers()
+            if not self._answers():
+                raise LinkLost("a command did not come back")
             return
         described = f"device `{self._name}` ({self.address})"
         if state == "unauthorized":
@@ -105,10 +106,12 @@ class AdbTarget:
             hint=f'write `serial = "..."` into devices/{self._name}.toml; `adb devices` lists them',
         )
 
-    def _see_that_it_answers(self) -> None:
-        completed = capture(self.argv(["true"]), timeout_s=_ANSWER_S)
-        if completed.timed_out or completed.returncode != 0:
-            raise LinkLost(f"a command did not come back: {_last(completed)}")
+    def _answers(self) -> bool:
+        if attached().get(str(self._serial)) != "device":
+            return False
+        # What is printed tells: a link that goes ends a command with 0.
+        completed = capture(self.argv(["echo", "here"]), timeout_s=_ANSWER_S)
+        return not completed.timed_out and completed.stdout.strip() == "here"
 
     def argv(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
         """The command here; adb's own shell protocol keeps streams apart and gives the exit code."""

@@ -25,6 +25,8 @@ say android "$(getprop ro.build.version.release 2>/dev/null)"
 say product "$(getprop ro.product.model 2>/dev/null)"
 for python in "$2" python3 python; do
     version=$("$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || continue
+    case $version in [23].*) ;; *) continue ;; esac
+    case $version in *[!0-9.]*) continue ;; esac
     say python "$(command -v "$python")"
     say python_version "$version"
     break
@@ -73,7 +75,7 @@ def probe(target: Target, work_dir: str, python: str) -> Probe:
     done = capture(target.argv(["sh", "-s", work_dir, python]), timeout_s=_TIMEOUT_S, stdin=_SCRIPT.encode())
     after = time.time()
     said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    if done.timed_out or "machine" not in said:
+    if done.timed_out or "free_kb" not in said:
         raise LinkLost((done.stderr or done.stdout).strip() or "its shell did not answer")
     version = said.get("python_version")
     return Probe(
@@ -83,7 +85,7 @@ def probe(target: Target, work_dir: str, python: str) -> Probe:
         cores=_number(said["cores"]),
         model=said["model"] or said["product"] or None,
         android=said["android"] or None,
-        clock_ahead_s=(_number(said["now"]) or 0) - (before + after) / 2,
+        clock_ahead_s=0.0 if (now := _number(said["now"])) is None else now - (before + after) / 2,
         python=said.get("python"),
         python_version=None if version is None else tuple(map(int, version.split("."))),
         writable="writable" in said,

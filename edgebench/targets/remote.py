@@ -151,6 +151,14 @@ class _Channel:
         self.log.close()
 
 
+class _Refused(LinkLost):
+    """The device cannot be reached as things are, which may pass while it starts anew."""
+
+    def __init__(self, error: DeviceError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class RemoteAgent:
     """The agent on the device of `profile`, reached through `target`.
 
@@ -188,6 +196,7 @@ class RemoteAgent:
             DeviceError: it cannot be reached, or used, or another one uses it.
         """
         try:
+            self._target.connect()
             self._connect()
         except LinkLost as error:
             self._drop()
@@ -197,8 +206,14 @@ class RemoteAgent:
             raise
         threading.Thread(target=self._beat, daemon=True).start()
 
+    def _reach(self) -> None:
+        try:
+            self._target.connect()
+        except DeviceError as error:
+            raise _Refused(error) from error
+
     def _connect(self) -> None:
-        self._target.connect()
+        """Over a target that is connected."""
         greeting = self._greet()
         if greeting is None:
             self._deploy()
@@ -262,10 +277,11 @@ class RemoteAgent:
 
     def _deploy(self) -> None:
         name, content = agent_zipapp()
-        # Its size tells a whole file from one whose link was cut.
+        # Its size tells a whole file from one whose link was cut. A device that loses its power afterwards must not
+        # have the name without the content.
         script = (
-            'mkdir -p "$1" && cd "$1" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && mv "$2.part" "$2" '
-            "&& echo whole"
+            'mkdir -p "$1" && cd "$1" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && sync '
+            '&& mv "$2.part" "$2" && echo whole'
         )
         command = ["sh", "-c", script, "sh", self._remote("agent"), name, str(len(content))]
         done = capture(self._target.argv(command), timeout_s=_SETUP_S, stdin=content)
@@ -322,15 +338,20 @@ class RemoteAgent:
             self._drop()
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
+            refused: DeviceError | None = None
             try:
+                self._reach()
                 self._connect()
+            except _Refused as again:
+                # Its name is not found, or it is not attached, while it starts anew.
+                refused = again.error
             except LinkLost as again:
                 error = again
             else:
                 self._warn(f"{self._profile.name}: the link was lost for {time.monotonic() - lost:.0f} s")
                 return
             if time.monotonic() - lost > _RECONNECT_S:
-                raise self._error(f"was lost: {error}") from error
+                raise refused or self._error(f"was lost: {error}") from error
             time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
 
@@ -453,6 +474,7 @@ class RemoteAgent:
         with self._mutex:
             try:
                 if self._channel is None and self._greeting:
+                    self._target.connect()
                     self._connect()
                 if self._channel is not None:
                     # What was asked before an interruption may be answered first.

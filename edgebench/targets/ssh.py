@@ -72,8 +72,9 @@ class SshTarget:
         log = self._directory / "log"
         with log.open("wb") as stderr:
             self._master = subprocess.Popen(
-                [ssh, "-M", "-N", "-S", str(self._socket), *self._options, "--", self._host],
-                stdin=subprocess.DEVNULL,
+                # Not -N: whatever ends this process, the command there then reads its end, and the connection goes.
+                [ssh, "-M", "-S", str(self._socket), *self._options, "-T", "--", self._host, "exec cat >/dev/null"],
+                stdin=subprocess.PIPE,
                 stdout=stderr,
                 stderr=stderr,
                 start_new_session=True,

@@ -81,6 +81,14 @@ echo "$boot $now ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/own
 """
 
 
+# $1 a file. What an earlier push over a link that is cut still holds back must not be appended to this one's.
+_SIZES = """
+read -r pid 2>/dev/null <"$1.pid" && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = cat ] && kill -9 "$pid"
+rm -f "$1.pid"
+for f in "$1" "$1.part"; do wc -c <"$f" 2>/dev/null || echo -1; done
+touch -c "$1"
+"""
+
 # $1 the cache, $2 its bound in kB, $3 the file that stays; prints the kB that are free.
 _TRIM = """
 cd "$1" || exit 0
@@ -169,20 +177,20 @@ class NativeAgent:
     def _push(self, path: Path, advance: Callable[[int], None]) -> str:
         sha256, size = file_sha256(path), path.stat().st_size
         there = f"{self._cache}/{sha256}"
-        sizes = 'for f in "$1" "$1.part"; do wc -c <"$f" 2>/dev/null || echo -1; done; touch -c "$1"'
         for _ in range(_MOST_ATTEMPTS):
-            whole, partial = (int(line) for line in self._shell(sizes, there).stdout.split())
+            whole, partial = (int(line) for line in self._shell(_SIZES, there).stdout.split())
             if whole == size:
                 return there
             self._make_room(size - max(0, partial), sha256)
             if partial > size:
                 self._shell('rm -f "$1.part"', there)
                 partial = 0
-            argv = self._target.argv(["sh", "-c", 'cat >>"$1.part"', "sh", there], self._profile.environment)
+            argv = self._target.argv(["sh", "-c", 'echo $$ >"$1.pid"; exec cat >>"$1.part"', "sh", there], self._profile.environment)
             feed(argv, path, max(0, partial), stall_s=_STALL_S, advance=advance)
             done = self._shell('sha256sum "$1.part" && wc -c <"$1.part"', there)
             if done.stdout.startswith(sha256):
-                self._shell('chmod 755 "$1.part" && mv "$1.part" "$1" && sync', there)
+                # A device that loses its power afterwards must not have the name without the content.
+                self._shell('chmod 755 "$1.part" && sync && mv "$1.part" "$1" && rm -f "$1.pid"', there)
             elif done.stdout.split()[-1:] == [str(size)]:
                 # Whole in length and not in content: begin anew.
                 self._shell('rm -f "$1.part"', there)
@@ -418,7 +426,7 @@ class NativeAgent:
         while True:
             try:
                 if lost:
-                    self._target.connect()
+                    self._reach()
                     self._kill()
                     self._hold()
                 return work()
@@ -429,6 +437,13 @@ class NativeAgent:
                 if time.monotonic() - lost > _RECONNECT_S:
                     raise self._error(f"was lost: {error}") from error
                 time.sleep(1.0)
+
+    def _reach(self) -> None:
+        try:
+            self._target.connect()
+        except DeviceError as error:
+            # Its name is not found, or it is not attached, while it starts anew.
+            raise LinkLost(str(error)) from error
 
     def interrupt(self) -> None:
         """End what runs there; the command that waits for it then ends too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def state_of(printed: Mapping[str, str], cpus: int) -> State:
         for path, text in printed.items():
             if path.startswith(("/proc/", "/sys/")) and ".." not in path:
                 file = Path(root, path.lstrip("/"))
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text)
+                # What a broken device prints may be no name of a file.
+                with suppress(OSError, ValueError):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(text)
         state = read_state(root)
     # What this process may use here says nothing.
     state = replace(state, affinity=None, usable_cpus=cpus)
