@@ -217,6 +217,8 @@ def _pair(before_run: Run, after_run: Run, name: str, before: Cell, after: Cell,
         changes = [_unranked(change, "the device is emulated") for change in changes]
     elif _tool(before) != _tool(after) or _statistic(theirs) != _statistic(ours):
         reason = f"measured by {_tool(before)} and by {_tool(after)}"
+        if _tool(before) == _tool(after):
+            reason = f"a {_statistic(theirs)} and a {_statistic(ours)} are told"
         changes = [_unranked(change, reason) for change in changes]
     return Pair(name, before, after, {change.metric: change for change in changes})
 

@@ -129,7 +129,8 @@ def figures(run: Run, cell: Cell) -> Figures:
 
 def _told(measured: Sequence[Measurement]) -> Told | None:
     for statistic in ("p50", "mean"):
-        values = [value for item in measured if (value := _said(item, statistic)) is not None]
+        # A zero is a time below what the tool resolves.
+        values = [value for item in measured if (value := _said(item, statistic))]
         if values:
             centre, interval = stats.log_interval(values)
             ci = None if interval is None else (interval[0] / 1e6, interval[1] / 1e6)

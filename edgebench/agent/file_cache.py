@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
@@ -16,6 +17,8 @@ _CHUNK = 1 << 20
 # Chunks that wait to be hashed.
 _AHEAD = 4
 _PARTIAL = ".part"
+# Of a disk, or of a user's share of it.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class NoRoom(OSError):
@@ -104,6 +107,11 @@ class FileCache:
                 file.flush()
                 # A device that loses its power now must not have the name without the content.
                 os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                # A part of what does not fit would keep the disk full.
+                os.unlink(partial)
+            raise
         finally:
             found = digest.end()
         if found != sha256:

@@ -62,9 +62,15 @@ class GuardedJob:
                 # A group of its own, so that all that it starts can be ended together.
                 start_new_session=True,
             )
-        self._note(pid=self._process.pid, born=_born(self._process.pid), deadline=time.monotonic() + limit_s)
-        if cpus is not None:
-            os.sched_setaffinity(self._process.pid, cpus)
+        try:
+            self._note(pid=self._process.pid, born=_born(self._process.pid), deadline=time.monotonic() + limit_s)
+            if cpus is not None:
+                os.sched_setaffinity(self._process.pid, cpus)
+        except OSError:
+            # Nobody would know of it.
+            _signal_group(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            raise
 
     def poll(self) -> Optional[Dict[str, Any]]:
         """None while it runs; then how it ended: `returncode` (None where nobody saw it), `timed_out`, `last_words`."""
@@ -86,7 +92,8 @@ class GuardedJob:
         else:
             returncode = None
         # What it started and did not end goes with it.
-        _signal_group(noted["pid"], signal.SIGKILL)
+        if self._process is not None or not _is_reused(noted):
+            _signal_group(noted["pid"], signal.SIGKILL)
         ended = {"returncode": returncode, "timed_out": timed_out, "last_words": self._last_words()}
         self._note(**noted, ended=ended)
         return ended
@@ -96,7 +103,7 @@ class GuardedJob:
         noted = self._noted()
         if noted is None or noted.get("ended") is not None:
             return
-        if self._process is None and _born(noted["pid"]) != noted["born"]:
+        if self._process is None and _is_reused(noted):
             return
         _signal_group(noted["pid"], signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
@@ -135,6 +142,11 @@ class GuardedJob:
 def _signal_group(leader: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
+
+
+def _is_reused(noted: Dict[str, Any]) -> bool:
+    """Whether its number is another process's by now; that of a group which still has members cannot be."""
+    return _born(noted["pid"]) not in (None, noted["born"])
 
 
 def _born(pid: int) -> Optional[str]:

@@ -36,10 +36,13 @@ def boot_id() -> str:
 
 def beat(session_directory: str) -> None:
     """Note that the session's host was heard now."""
+    # In its place and always as long, so that a full disk takes it too.
     path = os.path.join(session_directory, "heartbeat")
-    with open(path + ".new", "w") as file:
-        file.write("%r" % time.monotonic())
-    os.replace(path + ".new", path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.pwrite(descriptor, b"%-32r" % time.monotonic(), 0)
+    finally:
+        os.close(descriptor)
 
 
 def silent_s(session_directory: str) -> float:

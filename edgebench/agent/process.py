@@ -112,6 +112,15 @@ class WorkerProcess:
         """End it, whatever it does."""
         self._signal(signal.SIGKILL)
 
+    def wait_for_end(self, timeout_s: float) -> None:
+        """Wait until one that was told to end, or that failed, is gone with all that it held; at last end it."""
+        self.resume()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
     def close(self) -> None:
         """End it and forget it."""
         self.kill()

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Optional, Sequence
 
 from .environment import TELEMETRY_OFF, describe_machine
-from .file_cache import FileCache, NoRoom
+from .file_cache import NO_SPACE, FileCache, NoRoom
 from .governor import hold, restore
 from .guarded import GuardedJob
 from .lock import Busy, DeviceLock, beat, boot_id, session_path, silent_s
@@ -49,11 +49,22 @@ def serve(work_directory: str, session: str, owner: str, cache_bytes: int, grace
     except Busy as busy:
         _say({"busy": {"owner": busy.owner, "age_s": busy.age_s, "silent_s": _finite(busy.silent_s)}})
         return 0
+    server = None
     try:
-        return _Server(work_directory, session, cache_bytes, grace_s).run(lock)
+        server = _Server(work_directory, session, cache_bytes, grace_s)
+        return server.run(lock)
     except OSError as error:
-        _say({"error": "%s: %s" % (error.filename or work_directory, error.strerror)})
+        # Mostly a disk that is full: nothing can be kept for the host, so its session is over.
+        if server is not None:
+            server.clear()
+        lock.release()
+        _say(_failure(error, work_directory))
         return 1
+
+
+def _failure(error: OSError, work_directory: str) -> Dict[str, Any]:
+    kind = "no_room" if error.errno in NO_SPACE else "error"
+    return {kind: "%s: %s" % (error.filename or work_directory, error.strerror)}
 
 
 def _say(answer: Dict[str, Any]) -> None:
@@ -90,7 +101,7 @@ class _Server:
         boot_path = os.path.join(self._directory, "boot")
         resumed = read_text(boot_path) == boot_id()
         if not resumed:
-            self._clear()
+            self.clear()
             os.makedirs(self._directory)
             with open(boot_path, "w") as file:
                 file.write(boot_id())
@@ -106,7 +117,7 @@ class _Server:
         )
         # When the host is silent for too long, its session ends as if it had said so.
         if self._answer_until_the_end() or self._linger():
-            self._clear()
+            self.clear()
             self._cache.trim()
             lock.release()
             _say({"ended": True})
@@ -127,7 +138,7 @@ class _Server:
             except NoRoom as error:
                 answer = {"no_room": str(error)}
             except OSError as error:
-                answer = {"error": "%s: %s" % (error.filename, error.strerror)}
+                answer = _failure(error, self._work_directory)
             _say(answer)
 
     def _linger(self) -> bool:
@@ -278,7 +289,7 @@ class _Server:
             self._jobs[id] = GuardedJob(os.path.join(self._directory, id))
         return self._jobs[id]
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """End what all sessions left, this one's included, and put back what they held."""
         for job in self._jobs.values():
             job.stop()
@@ -299,15 +310,27 @@ def _unpacked() -> str:
     if not zipfile.is_zipfile(archive):
         return archive
     directory = archive + ".d"
-    if not os.path.isdir(directory):
+    with zipfile.ZipFile(archive) as file:
+        if _is_whole(directory, file):
+            return directory
         preparing = "%s.%d" % (directory, os.getpid())
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(preparing)
-        # A device that loses its power afterwards must not have the name without the content.
-        os.sync()
-        try:
-            os.rename(preparing, directory)
-        except OSError:
-            # Another one was faster.
-            shutil.rmtree(preparing, ignore_errors=True)
+        file.extractall(preparing)
+    # A device that loses its power afterwards must not have the name without the content.
+    os.sync()
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        os.rename(preparing, directory)
+    except OSError:
+        # Another one was faster.
+        shutil.rmtree(preparing, ignore_errors=True)
     return directory
+
+
+def _is_whole(directory: str, archive: zipfile.ZipFile) -> bool:
+    """Whether all of it lies there, and no file was emptied by a loss of power."""
+    try:
+        return all(
+            os.stat(os.path.join(directory, info.filename)).st_size == info.file_size for info in archive.infolist()
+        )
+    except FileNotFoundError:
+        return False

@@ -139,6 +139,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Single warm inferences on a GPU in three parts: copies to it, computation on it, copies back, in ns, in the same
+    order. `method` says how they were told apart. Their sum is not the latency, which is measured by itself: a runtime
+    that copies for itself does so in another way."""
+
+    method: str
+    to_device_ns: Tuple[int, ...]
+    compute_ns: Tuple[int, ...]
+    to_host_ns: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class OutputFile:
     """`count` consecutive outputs of `spec` in one raw little-endian file."""
 
@@ -149,8 +161,8 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Energy:
-    """What the whole device took from the start of a turn to its end, `span_ns`, in which there were `runs` inferences,
-    the untimed ones included."""
+    """What the whole device took from the start of a turn or window to its end, `span_ns`, in which there were `runs`
+    inferences, the untimed ones included. In a round of GPU jobs it is the GPU's board alone."""
 
     microjoules: int
     span_ns: int
@@ -183,7 +195,7 @@ class Turn:
 @dataclass(frozen=True)
 class Window:
     """A part of a sustained run, `wall_ns` long and `started_ns` after its begin: how many runs, their median and 90th
-    percentile; the hottest sensor and the lowest CPU frequency at its end, None where they are not told."""
+    percentile; the hottest sensor and the lowest CPU frequency at its end, and its energy, None where not told."""
 
     started_ns: int
     wall_ns: int
@@ -192,6 +204,7 @@ class Window:
     p90_ns: int
     hottest_mc: Optional[int] = None
     frequency_khz: Optional[int] = None
+    energy: Optional[Energy] = None
 
 
 @dataclass(frozen=True)
@@ -230,11 +243,14 @@ class Summary:
 class Measurement:
     """One process's raw truth. Times are integer nanoseconds of a monotonic clock.
 
-    `status` is "ok", "unsupported" (the runtime is not there, `reason` says what installs it) or "failed"; a process
-    that failed keeps the turns that it had. `cold_ns` is from the start of the process to its first result. `round` is
-    the host's number of the round that it belongs to: measurements of one round were taken in alternation. A tool that
-    gives no single times has a `summary` in place of `turns`. `tool` is what measured in place of the agent, and
-    `cannot` says what it does not tell.
+    `status` is "ok", "unsupported" (the runtime is not there, `reason` says what installs it; or it would have run the
+    artifact elsewhere than asked) or "failed"; a process that failed keeps the turns that it had. `cold_ns` is from the
+    start of the process to its first result. `round` is the host's number of the round that it belongs to: measurements
+    of one round were taken in alternation. A tool that gives no single times has a `summary` in place of `turns`.
+    `tool` is what measured in place of the agent, and `cannot` says what it does not tell.
+
+    On a GPU the times of `turns` are from host memory to host memory, and `parts` tells the copies apart.
+    `gpu_memory_bytes` is what the process held on the card after its last turn, read as `gpu_memory_method` says.
     """
 
     version: int
@@ -255,6 +271,9 @@ class Measurement:
     summary: Optional[Summary] = None
     tool: Optional[str] = None
     cannot: Tuple[str, ...] = ()
+    parts: Optional[Parts] = None
+    gpu_memory_bytes: Optional[int] = None
+    gpu_memory_method: Optional[str] = None
 
     @property
     def samples_ns(self) -> Tuple[int, ...]:

@@ -13,16 +13,19 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional, Tuple
 
 from .codec import encode
 from .feeds import read_feeds
+from .loop import Loop
 from .probes import contention, memory
 from .runtimes import Unsupported, find
 from .scenarios import PacedLoop, open_loop
-from .wire import Job
+from .wire import Job, Memory, Parts
 
 _PR_SET_PDEATHSIG = 1
+# The first inferences whose parts are taken bind memory, and are not kept.
+_UNTIMED_PARTS = 5
 
 
 def serve(job: Job, commands_fd: int, answers_fd: int, born_ns: int) -> int:
@@ -66,7 +69,10 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
             load_ns=load_ns,
             first_ns=first_ns,
             cold_ns=time.perf_counter_ns() - born_ns,
+            **({"gpu_uuid": session.gpu_uuid} if hasattr(session, "gpu_uuid") else {}),
         )
+        used: Optional[Memory] = None
+        gpu_memory: Optional[Tuple[int, str]] = None
         # A pause of the collector is the harness's and not the runtime's.
         gc.collect()
         gc.freeze()
@@ -79,8 +85,14 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
                 answer(warm_up=encode(loop.warm_up(command["least"], command["limit_s"], command["longest_s"])))
             elif command["do"] == "window":
                 answer(**loop.window(command["seconds"]))
+            elif command["do"] == "parts":
+                # What is allocated for them is not what an inference needs.
+                used = probe.stop()
+                gpu_memory = session.gpu_memory()
+                _lead_in(loop, session, command["limit_s"])
+                answer(**_parts(session, prepared, command["runs"], command["limit_s"]))
             else:
-                lead_in = loop.lead_in(command["limit_s"])
+                lead_in = _lead_in(loop, session, command["limit_s"])
                 before = contention.read()
                 samples_ns = loop.turn(command["runs"], command["limit_s"])
                 meanwhile = contention.read().since(before)
@@ -94,9 +106,32 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
                     steal_ns=meanwhile.steal_ns,
                     **({"offered": loop.offered, "missed": loop.missed} if isinstance(loop, PacedLoop) else {}),
                 )
-        answer(memory=encode(probe.stop()))
+        answer(memory=encode(used or probe.stop()), gpu_memory=gpu_memory)
     finally:
         session.close()
+
+
+def _lead_in(loop: Loop, session: Any, limit_s: float) -> int:
+    """Untimed runs before timed ones, for as long as the session wants them; their number."""
+    end = time.perf_counter_ns() + getattr(session, "lead_in_s", 0.0) * 1e9
+    runs = loop.lead_in(limit_s)
+    while time.perf_counter_ns() < end:
+        runs += loop.lead_in(limit_s)
+    return runs
+
+
+def _parts(session: Any, prepared: List[Any], runs: int, limit_s: float) -> Dict[str, Any]:
+    """The parts of `runs` inferences, of fewer (one at least) beyond `limit_s`; or why there are none."""
+    taken: List[Tuple[int, int, int]] = []
+    deadline = time.perf_counter_ns() + limit_s * 1e9
+    try:
+        for number in range(_UNTIMED_PARTS + runs):
+            taken.append(session.parts(prepared[number % len(prepared)]))
+            if time.perf_counter_ns() > deadline:
+                break
+    except Exception as error:  # Whatever a runtime raises: the turns were measured, and count without their parts.
+        return {"parts": None, "reason": "%s: %s" % (type(error).__name__, str(error).strip())}
+    return {"parts": encode(Parts(session.parts_method, *zip(*(taken[_UNTIMED_PARTS:] or taken[-1:]))))}
 
 
 def _die_with_parent() -> None:

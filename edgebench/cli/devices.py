@@ -59,7 +59,9 @@ def _list() -> int:
             console.print(Text(f"{name:18} cannot be read: {error}", style="red"))
             continue
         reached = profile.address or profile.serial or ""
-        console.print(Text(f"{name:18} {profile.transport:6} {reached:18} {profile.description}".rstrip()))
+        console.print(
+            Text(f"{name:18} {profile.transport:6} {reached:18} {profile.description}".rstrip()), soft_wrap=True
+        )
     return 0
 
 
@@ -71,7 +73,7 @@ def _show(name: str) -> int:
     from edgebench.config import find_device
 
     for key, value in encode(find_device(name)).items():
-        data_console().print(Text(f"{key:16} {'—' if value is None else value}"))
+        data_console().print(Text(f"{key:16} {'—' if value is None else value}"), soft_wrap=True)
     return 0
 
 
@@ -112,7 +114,7 @@ def _doctor(name: str) -> int:
         line = Text(f"{sign} {finding.subject:20} {finding.found}", style=style)
         if finding.good is not True and finding.remedy:
             line.append(f"\n  next: {finding.remedy}", style="bold")
-        console.print(line)
+        console.print(line, soft_wrap=True)
         if finding.good is False:
             code = 3 if finding.subject in _NO_DEVICE else max(code, 1)
     return code

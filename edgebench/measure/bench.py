@@ -188,6 +188,8 @@ def _measure(
     runner = JobRunner(item.agent, item.scratch)
     session = Session(book=book, runner=runner, tasks=tasks, device=item.device, is_known=is_known)
     try:
+        if item.profile.transport != "local":
+            session.push(progress)
         # Accuracy first: it reads every image, so that a broken one costs no measurement.
         if evaluation is not None:
             session.score(evaluation, progress, here)

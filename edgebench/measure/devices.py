@@ -90,13 +90,16 @@ def connected(profiles: Sequence[DeviceProfile], scratch: Path, progress: Progre
             agent,
         )
 
-    found: list[Connected] = []
+    opened: list[Connected] = []
     try:
         if len(profiles) == 1:
-            found = [connect(profiles[0])]
+            opened.append(connect(profiles[0]))
         else:
             with ThreadPoolExecutor(len(profiles)) as pool:
-                found = list(pool.map(connect, profiles))
+                # Noted at once: an interruption must not lose those that are connected.
+                for future in [pool.submit(lambda item=item: opened.append(connect(item))) for item in profiles]:  # type: ignore[misc]
+                    future.result()
+        found = sorted(opened, key=lambda item: profiles.index(item.profile))
         errors = [item.error for item in found if item.error is not None]
         if len(errors) == len(found):
             raise errors[0]
@@ -104,7 +107,7 @@ def connected(profiles: Sequence[DeviceProfile], scratch: Path, progress: Progre
             progress.warn(f"{error}; {error.hint}; the other devices go on")
         yield found
     finally:
-        for item in found:
+        for item in opened:
             if item.agent is not None:
                 item.agent.close()
 
@@ -140,8 +143,9 @@ def side_by_side(work: Sequence[Callable[[], None]], agents: Sequence[Agent]) ->
             while wait(futures, timeout=_POLL_S).not_done:
                 pass
         except KeyboardInterrupt:
-            for agent in agents:
-                agent.interrupt()
+            with ThreadPoolExecutor(len(agents)) as calls:
+                # Each by itself: one whose link is cut takes long.
+                wait([calls.submit(agent.interrupt) for agent in agents])
             wait(futures)
             raise
     for future in futures:

@@ -4,6 +4,7 @@ command that mends it; then what the device lets edgebench see and hold still, a
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import statistics
 import tempfile
 from collections.abc import Generator, Iterator
@@ -190,11 +191,12 @@ def install_line(runtime: str, seen: Examination, machine: str, profile: DeviceP
     for it, so that device and host answer alike."""
     package = _PACKAGES[runtime]
     if seen.bits == 32:
-        return f"there is no 32-bit wheel of {package}; on Debian 13: sudo apt install python3-onnxruntime"
+        return f"there is no 32-bit wheel of {package}; on Debian 13: sudo apt install python3-{package}"
     if seen.libc[0] != "glibc":
         return f"there is no wheel of {package} for this C library ({seen.libc[0] or 'not glibc'}): use a tool"
     version = tuple(map(int, seen.python.split(".")[:2]))
-    pinned = _LAST[package].get((version[0], version[1])) or _version_here(package)
+    known = (_LAST[package].get((version[0], version[1])), _version_here(package))
+    pinned = min((one for one in known if one is not None), key=_order, default=None)
     wanted = package if pinned is None else f"{package}=={pinned}"
     if not seen.managed:
         return f"{seen.executable} -m pip install {wanted}"
@@ -202,6 +204,10 @@ def install_line(runtime: str, seen: Examination, machine: str, profile: DeviceP
         f"{seen.executable} -m venv ~/edgebench-venv && ~/edgebench-venv/bin/pip install {wanted}; then set python = "
         f'"/home/USER/edgebench-venv/bin/python" in devices/{profile.name}.toml'
     )
+
+
+def _order(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def _version_here(package: str) -> str | None:
@@ -259,12 +265,11 @@ def _state(state: State, notes: tuple[str, ...]) -> Iterator[Finding]:
 def _throttling(flags: int) -> Iterator[Finding]:
     """A Raspberry Pi's: bits 0 to 3 now, 16 to 19 since it was booted."""
 
-    def words(bit: int, good: str) -> tuple[str, bool | None]:
-        if flags & 1 << bit:
+    def words(bits: int) -> tuple[str, bool | None]:
+        if flags & bits:
             return "now", False
-        return ("not now, but since it was booted", None) if flags & 1 << (bit + 16) else (good, True)
+        return ("not now, but since it was booted", None) if flags & bits << 16 else ("none", True)
 
-    power, cool = "use the official power supply and a short cable", "fit a heatsink or a fan"
-    yield Finding("under-voltage", *words(0, "none"), power)
-    throttled = words(2, "none")
-    yield Finding("throttling", *(throttled if throttled[1] is not True else words(1, "none")), cool)
+    yield Finding("under-voltage", *words(0b0001), "use the official power supply and a short cable")
+    # A capped frequency, throttling, and the soft temperature limit.
+    yield Finding("throttling", *words(0b1110), "fit a heatsink or a fan")

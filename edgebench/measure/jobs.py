@@ -27,13 +27,11 @@ Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
 
 class JobRunner:
-    """Runs jobs and rounds of them by `agent`, one after the other, with files of this machine below `scratch`.
-    `advance` is told the bytes that go to the device."""
+    """Runs jobs and rounds of them by `agent`, one after the other, with files of this machine below `scratch`."""
 
-    def __init__(self, agent: Agent, scratch: Path, advance: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, agent: Agent, scratch: Path) -> None:
         self._agent = agent
         self._scratch = scratch
-        self._advance = advance
         self._feeds: dict[bytes, tuple[FeedFile, ...]] = {}
         self._count = 0
 
@@ -46,6 +44,10 @@ class JobRunner:
     def takes_frames(self) -> bool:
         """Whether a predict job's images may be normalised on the device."""
         return self._agent.takes_frames
+
+    def push(self, paths: Sequence[Path], advance: Callable[[int], None]) -> None:
+        """Put files on the device before they are needed; `advance` is told the bytes that go there."""
+        self._agent.place(paths, advance)
 
     def measure(self, work: Round) -> RoundResult:
         """What the processes of a round saw; a process that dies or hangs is a failed measurement."""
@@ -76,7 +78,7 @@ class JobRunner:
     def _placed(self, jobs: Sequence[Job]) -> tuple[Job, ...]:
         """The jobs with paths of the device."""
         paths = [path for job in jobs for path in (job.artifact, *(file.path for file in (*job.feeds, *job.frames)))]
-        there = self._agent.place(list(dict.fromkeys(Path(path) for path in paths if path)), self._advance)
+        there = self._agent.place(list(dict.fromkeys(Path(path) for path in paths if path)), lambda count: None)
 
         def placed(files: tuple[FeedFile, ...]) -> tuple[FeedFile, ...]:
             return tuple(replace(file, path=there[Path(file.path)]) for file in files)

@@ -63,7 +63,7 @@ def _values(asked: DeviceProfile, seen: Probe) -> dict[str, object]:
     board = next((profile for words, profile in _BOARDS.items() if words in (seen.model or "")), None)
     parent = board if asked.transport == "ssh" else ("android-arm64" if seen.android else "adb-linux")
     if parent is None:
-        parent = _GENERIC.get(seen.machine)
+        parent = _GENERIC.get("armv7l" if (seen.machine, seen.bits) == ("aarch64", 32) else seen.machine)
     system = f"Android {seen.android}" if seen.android else f"{seen.machine} {seen.system}"
     values: dict[str, object] = {"extends": parent} if parent in names("devices") else {"transport": asked.transport}
     values["description"] = ", ".join(filter(None, (seen.model, system)))

@@ -184,7 +184,8 @@ def _accuracy(
 def _disagreement(indices: Sequence[int], here: NDArray[Any], there: NDArray[Any]) -> Disagreement:
     classes = [scores.argmax(axis=1) for scores in (here, there)]
     finite = np.isfinite(here).all(axis=1) & np.isfinite(there).all(axis=1)
-    errors = np.where(finite, np.abs(here.astype(np.float64) - there).max(axis=1), 0.0)
+    errors = np.zeros(len(here))
+    errors[finite] = np.abs(here[finite].astype(np.float64) - there[finite]).max(axis=1)
     differ = (classes[0] != classes[1]) | ~finite
     order = np.lexsort((-errors, ~differ))[:_WORST]
     return Disagreement(

@@ -185,6 +185,21 @@ class Session:
             result.idle_microwatts,
         )
 
+    def push(self, progress: Progress) -> None:
+        """Put the artifacts on the device, so that their way there is seen and in no other step."""
+        paths = [self._tasks[index].subject.path.resolve() for index in self._own if self._open(index)]
+        total = sum(path.stat().st_size for path in dict.fromkeys(paths))
+        progress.start("push (kB)", total=total // 1000)
+        sent = 0
+
+        def advance(count: int) -> None:
+            nonlocal sent
+            progress.advance((sent + count) // 1000 - sent // 1000)
+            sent += count
+
+        self._runner.push(list(dict.fromkeys(paths)), advance)
+        progress.done(f"{sent / 1e6:.1f} MB sent, {(total - sent) / 1e6:.1f} MB were there")
+
     def score(
         self, evaluation: EvaluationData, progress: Progress, here: Mapping[tuple[str, str], NDArray[Any]]
     ) -> None:

@@ -140,7 +140,7 @@ def _speed(run: Run, cell: Cell, found: Figures, tail: Sequence[float]) -> tuple
         # A mean must not pass for a median.
         figure = with_interval(found.told.ms, found.told.ci_ms)
         words = figure if found.told.statistic == "p50" else f"mean {figure}"
-        return (words, relative, *[MISSING] * len(tail), Text("as told", style="yellow"))
+        return (words, relative, *[MISSING] * len(tail), Text("emulated" if run.is_emulated(cell) else "as told", style="yellow"))
     if latency is None:
         return (cell.status, *[MISSING] * (len(tail) + 2))
     word = found.verdict.word

@@ -50,6 +50,8 @@ _GRACE_S = 120.0
 _RECONNECT_S = 100.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _MOST_ATTEMPTS = 5
+# Of a login before it comes to the command.
+_MOST_LINES = 1000
 
 # The names of exit codes of `env` and of shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
@@ -81,6 +83,18 @@ class _Channel:
             self.buffer += chunk
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line
+
+    def greeting(self, timeout_s: float) -> dict[str, Any] | None:
+        """The agent's first line, after what the device's login may print; None where there is none."""
+        for _ in range(_MOST_LINES):
+            line = self.read_line(timeout_s)
+            if not line:
+                return None
+            with suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict) and found.keys() & {"version", "busy", "error", "no_room"}:
+                    return found
+        return None
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
         """What the device answers.
@@ -181,8 +195,7 @@ class RemoteAgent:
         # Of a device that was started anew in between: what was under way is gone.
         self._lives = 0
         self._jobs = 0
-        self._placed: dict[Path, tuple[str, str, int]] = {}
-        self._there: set[str] = set()
+        self._said = ""
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -201,9 +214,6 @@ class RemoteAgent:
         except LinkLost as error:
             self._drop()
             raise self._error(f"does not answer: {error}") from error
-        except BaseException:
-            self._drop()
-            raise
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _reach(self) -> None:
@@ -216,13 +226,15 @@ class RemoteAgent:
         """Over a target that is connected."""
         greeting = self._greet()
         if greeting is None:
+            # Missing, or damaged by a loss of power.
             self._deploy()
             greeting = self._greet()
         if greeting is None:
-            raise self._error("lost the agent that was just put there")
+            raise self._error(
+                f"did not start the agent: {self._said}", f"edgebench devices doctor {self._profile.name}"
+            )
         if self._greeting and not greeting["resumed"]:
             self._lives += 1
-            self._there.clear()
         self._greeting = greeting
         if self._profile.governor is not None or self._profile.cpus is not None:
             held = self._exchange({"do": "hold", "governor": self._profile.governor, "cpus": self._profile.cpus})
@@ -231,7 +243,7 @@ class RemoteAgent:
                 self._warn(f"{self._profile.name}: {held['reason']}")
 
     def _greet(self) -> dict[str, Any] | None:
-        """Start the agent and hear its first line; None where it is not there."""
+        """Start the agent and hear what it greets with; None where it does not start, and then `_said` has why."""
         name, _ = agent_zipapp()
         owner = f"{getpass.getuser()}@{platform.node()}, edgebench {__version__}"
         command = [self._profile.python, self._remote("agent", name), "serve", self._work_dir, self._session, owner]
@@ -245,47 +257,38 @@ class RemoteAgent:
         )
         self._channel = _Channel(process, log)
         _widen(process)
-        line = self._channel.read_line(_GREETING_S)
-        if not line:
+        greeting = self._channel.greeting(_GREETING_S)
+        if greeting is None:
             process.wait(_ANSWER_S)
             said = self._channel.said()
-            # adb ends with 0 when its link goes.
-            if process.returncode == 0 or self._target.is_lost(process.returncode, said):
+            if self._target.is_lost(process.returncode, said):
                 raise LinkLost(_last(said))
             self._channel.close()
             self._channel = None
-            if "can't open file" in said or "can't find" in said:
-                return None
-            self._refuse(process.returncode, said)
-        greeting: dict[str, Any] = json.loads(line)
+            if process.returncode in (_NOT_FOUND, _NOT_EXECUTABLE):
+                raise self._error(
+                    f"has no `{self._profile.python}`",
+                    f"install Python 3.8 or newer there, or set `python` in devices/{self._profile.name}.toml; a "
+                    "device without Python is measured with `tools`",
+                )
+            self._said = _last(said)
+            return None
         if "busy" in greeting:
             raise self._error(*_busy(greeting["busy"]))
         self._see_error(greeting)
         return greeting
-
-    def _refuse(self, returncode: int, said: str) -> None:
-        """Raise why the agent did not start."""
-        python = self._profile.python
-        if returncode in (_NOT_FOUND, _NOT_EXECUTABLE):
-            raise self._error(
-                f"has no `{python}`",
-                f"install Python 3.8 or newer there, or set `python` in devices/{self._profile.name}.toml; a device "
-                "without Python is measured with `tools`",
-            )
-        hint = f"edgebench devices doctor {self._profile.name}"
-        raise self._error(f"did not start the agent (exit code {returncode}): {_last(said)}", hint)
 
     def _deploy(self) -> None:
         name, content = agent_zipapp()
         # Its size tells a whole file from one whose link was cut. A device that loses its power afterwards must not
         # have the name without the content.
         script = (
-            'mkdir -p "$1" && cd "$1" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && sync '
+            'mkdir -p "$1" && cd "$1" && rm -rf "$2.d" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && sync '
             '&& mv "$2.part" "$2" && echo whole'
         )
         command = ["sh", "-c", script, "sh", self._remote("agent"), name, str(len(content))]
         done = capture(self._target.argv(command), timeout_s=_SETUP_S, stdin=content)
-        if done.stdout.strip() == "whole":
+        if done.stdout.endswith("whole\n"):
             return
         if done.timed_out or done.returncode == 0 or self._target.is_lost(done.returncode, done.stderr):
             raise LinkLost(_last(done.stderr))
@@ -376,27 +379,22 @@ class RemoteAgent:
 
     def place(self, paths: Sequence[Path], advance: Callable[[int], None] = lambda count: None) -> dict[Path, str]:
         """Where the files are on the device; those that are not there are pushed. `advance` is told the bytes."""
-        known = {path: self._placed.get(path) or self._placed_anew(path) for path in paths}
-        sizes = {sha256: size for sha256, _, size in known.values()}
-        if not sizes.keys() <= self._there:
-            answer = self.ask({"do": "missing", "sizes": sizes}, _GREETING_S)
-            sources = {sha256: path for path, (sha256, _, _) in known.items()}
-            for sha256 in answer["missing"]:
-                self._push(sources[sha256], sha256, sizes[sha256], advance)
-            self._there.update(sizes)
-            for path, (sha256, _, size) in known.items():
-                self._placed[path] = (sha256, answer["paths"][sha256], size)
-        return {path: self._placed[path][1] for path in paths}
+        known = {path: (file_sha256(path), path.stat().st_size) for path in paths}
+        sizes = dict(known.values())
+        # Asked anew each time: what is not used for long may have had to go.
+        answer = self.ask({"do": "missing", "sizes": sizes}, _GREETING_S)
+        sources = {sha256: path for path, (sha256, _) in known.items()}
+        for sha256 in answer["missing"]:
+            self._push(sources[sha256], sha256, sizes, advance)
+        return {path: answer["paths"][sha256] for path, (sha256, _) in known.items()}
 
-    def _placed_anew(self, path: Path) -> tuple[str, str, int]:
-        return (file_sha256(path), "", path.stat().st_size)
-
-    def _push(self, path: Path, sha256: str, size: int, advance: Callable[[int], None]) -> None:
+    def _push(self, path: Path, sha256: str, sizes: Mapping[str, int], advance: Callable[[int], None]) -> None:
+        """Send the rest of a file; the others of `sizes` have to stay there."""
         for _ in range(_MOST_ATTEMPTS):
-            there = self.ask({"do": "missing", "sizes": {sha256: size}}, _GREETING_S)["missing"]
+            there = self.ask({"do": "missing", "sizes": sizes}, _GREETING_S)["missing"]
             if sha256 not in there:
                 return
-            offset = there[sha256]
+            offset, size = there[sha256], sizes[sha256]
             with self._mutex:
                 try:
                     channel = self._channel_now()
@@ -409,7 +407,7 @@ class RemoteAgent:
                     # The rest of the file would be read as requests.
                     self._drop()
                     raise
-        raise self._error(f"did not take {path.name} ({size} bytes)")
+        raise self._error(f"did not take {path.name} ({sizes[sha256]} bytes)")
 
     def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
         """Run a command of the agent to its end; `message` is called for what it is told, again if the device was
@@ -479,7 +477,7 @@ class RemoteAgent:
                 if self._channel is not None:
                     # What was asked before an interruption may be answered first.
                     self._channel.write({"do": "end"})
-                    while (line := self._channel.read_line(_ANSWER_S)) and not json.loads(line).get("ended"):
+                    while (line := self._channel.read_line(_ANSWER_S)) and line != b'{"ended": true}':
                         pass
             except (LinkLost, DeviceError):
                 # The device ends it by itself.

@@ -15,9 +15,9 @@ import ctypes
 import os
 import re
 import time
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
+from ..state import GpuState
 from .energy import EnergyMeter
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -105,41 +105,6 @@ class _ProcessEarly535(ctypes.Structure):
 
 
 _PROCESSES = "nvmlDeviceGetComputeRunningProcesses"
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """One look at a graphics card; None is not told.
-
-    at_ns: `time.perf_counter_ns`, comparable within one process.
-    temperature_mc: whole degrees, of the chip and not of its memory.
-    power_mw: the whole board's; on Ampere and newer (but A100) the average over the last second.
-    power_limit_mw: what the driver holds the board to now.
-    energy_mj: counts since the driver was loaded and is renewed about every 100 ms.
-    busy_percent, memory_busy_percent: time in which a kernel ran, and in which memory was used, of the last 1/6 to 1 s.
-    used_bytes: of the whole card, with the driver's own share.
-    throttle_reasons: why the clocks are not higher, "idle" included; empty if nothing holds them down.
-    persistence_mode: whether the driver keeps the card ready while nobody uses it.
-    compute_mode: "default", "exclusive process" or "prohibited".
-    mig_mode: whether the card is cut into instances.
-    """
-
-    at_ns: int
-    sm_clock_mhz: Optional[int]
-    memory_clock_mhz: Optional[int]
-    max_sm_clock_mhz: Optional[int]
-    max_memory_clock_mhz: Optional[int]
-    temperature_mc: Optional[int]
-    power_mw: Optional[int]
-    power_limit_mw: Optional[int]
-    energy_mj: Optional[int]
-    busy_percent: Optional[int]
-    memory_busy_percent: Optional[int]
-    used_bytes: Optional[int]
-    throttle_reasons: Optional[Tuple[str, ...]]
-    persistence_mode: Optional[bool]
-    compute_mode: Optional[str]
-    mig_mode: Optional[bool]
 
 
 class _Library:

@@ -8,6 +8,14 @@ A runtime's module defines:
 - `open_session(path, threads) -> Session`.
 
 A Session has `provider`, `run(prepared)`, which is what the clock sees, `named_outputs(outputs)` and `close()`.
+
+A runtime of a GPU has `ON_GPU = True`. Its `run` is from host memory to host memory and ends when all is done, so that
+its figures stand beside a CPU's; it refuses with `Unsupported` whatever it would run on the CPU. Its Session also has:
+
+- `parts(prepared) -> (to_device_ns, compute_ns, to_host_ns)` of one inference, and `parts_method`, how they are taken;
+- `lead_in_s`: for so long it runs untimed before a turn, as a card lowers its clocks while others have theirs;
+- `gpu_memory() -> (bytes, method)`, or None where only the driver can tell;
+- `gpu_uuid`: which card it is, "GPU-...", or None where the library does not tell.
 """
 
 from __future__ import annotations
@@ -17,19 +25,28 @@ from typing import Any
 
 
 class Unsupported(Exception):
-    """This runtime cannot work here; the message ends with what installs it."""
+    """This runtime cannot work here; the message ends with what installs it, or with what to do instead."""
 
 
 def find(name: str) -> Any:
-    """The runtime's module.
+    """The runtime's module: `onnxruntime-cuda` is in `onnxruntime_cuda.py`.
 
     Raises:
         Unsupported: there is none.
     """
+    module = name.replace("-", "_")
     try:
-        return importlib.import_module("." + name, __name__)
+        return importlib.import_module("." + module, __name__)
     except ModuleNotFoundError as error:
-        if error.name != __name__ + "." + name:
+        if error.name != __name__ + "." + module:
             raise
         words = "edgebench's agent does not run %s: a tool under `tools` in the device's profile may (docs/devices.md)"
         raise Unsupported(words % name) from error
+
+
+def on_gpu(name: str) -> bool:
+    """Whether the runtime of this name uses a GPU; its library is not imported for that."""
+    try:
+        return bool(getattr(find(name), "ON_GPU", False))
+    except Unsupported:
+        return False

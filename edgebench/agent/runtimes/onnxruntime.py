@@ -10,6 +10,7 @@ from . import Unsupported
 
 FORMATS = ("onnx", "onnx-sim", "onnx-int8")
 INSTALL = "pip install onnxruntime"
+PROVIDER = "CPUExecutionProvider"
 
 
 def load_library() -> str:
@@ -35,19 +36,26 @@ def open_session(path: str, threads: int) -> OrtSession:
     """An inference session of the CPU provider with `threads` intra-op threads."""
     import onnxruntime
 
+    session = onnxruntime.InferenceSession(path, session_options(threads), providers=[PROVIDER])
+    return OrtSession(session)
+
+
+def session_options(threads: int) -> Any:
+    """`onnxruntime.SessionOptions` with what is the same for all providers."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return OrtSession(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
+    return options
 
 
 class OrtSession:
-    """An `onnxruntime.InferenceSession` that is fed numpy arrays by name."""
+    """An `onnxruntime.InferenceSession` that is fed numpy arrays by name; `provider` says what runs it."""
 
-    provider = "CPUExecutionProvider"
-
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, provider: str = PROVIDER) -> None:
+        self.provider = provider
         self._session = session
         self._names = [output.name for output in session.get_outputs()]
 

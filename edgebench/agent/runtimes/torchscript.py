@@ -38,12 +38,18 @@ def open_session(path: str, threads: int) -> TorchScriptSession:
     import torch
 
     torch.set_num_threads(threads)
+    return TorchScriptSession(torch, load_module(path, "cpu").eval())
+
+
+def load_module(path: str, device: str) -> Any:
+    """The archive at `path` with its tensors on `device`."""
+    import torch
+
     with warnings.catch_warnings():
         # torch 2.15 calls TorchScript deprecated on every load; the user asked for it by name.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(path, map_location="cpu")
-    return TorchScriptSession(torch, module.eval())
+        return torch.jit.load(path, map_location=device)
 
 
 class TorchScriptSession:

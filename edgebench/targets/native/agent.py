@@ -54,30 +54,32 @@ _MOST_ATTEMPTS = 5
 # the size of its file.
 _SHARE, _MODEL_FACTOR = 0.5, 3
 
-# $1 the lock, $2 who takes it, $3 after how many seconds it is stale. Uptime and not the clock, which may be set;
-# another boot id is another life of the device. Only one can rename a stale lock away, and only one can make the new.
+# $1 the lock, $2 who takes it, $3 after how many silent seconds it is stale, $4 for how long it will be silent. Uptime
+# and not the clock, which may be set; another boot id is another life of the device.
 _LOCK = """
 now=$(cut -d. -f1 /proc/uptime); boot=$(cat /proc/sys/kernel/random/boot_id)
+look() { owner_boot= at= since= owner=; read -r owner_boot at since owner 2>/dev/null <"$1/owner"; }
 mkdir -p "$(dirname "$1")"
 if ! mkdir "$1" 2>/dev/null; then
     # Whoever has just made it is about to write its name.
-    [ -r "$1/owner" ] || sleep 1
-    read -r owner_boot at since owner 2>/dev/null <"$1/owner"
+    look "$1" || { sleep 1; look "$1"; }
     if [ "$owner_boot" = "$boot" ] && [ "${at:-0}" -gt $((now - $3)) ]; then
         [ "$owner" = "$2" ] || { echo "busy $((now - since)) $((now - at)) $owner"; exit 0; }
     else
-        mv "$1" "$1.stale.$$" 2>/dev/null
-        read -r _ moved _ 2>/dev/null <"$1.stale.$$/owner"
-        # Another one may have taken it between the look and the move.
-        [ "$moved" = "$at" ] || { mv "$1.stale.$$" "$1"; echo "busy 0 0 another host, which was faster"; exit 0; }
-        rm -rf "$1.stale.$$"
-        mkdir "$1" 2>/dev/null || { echo "busy 0 0 another host, which was faster"; exit 0; }
+        # One at a time breaks it, and only if it is still what was seen; a door left by a crash is of its minute only.
+        seen="$owner_boot $at $since $owner" door="$1.$boot.$((now / 60))"
+        mkdir "$door" 2>/dev/null || { echo "busy 0 0 another host, which was faster"; exit 0; }
+        look "$1"
+        [ "$owner_boot $at $since $owner" = "$seen" ] && rm -rf "$1" && mkdir "$1" 2>/dev/null
+        taken=$?
+        rmdir "$door"
+        [ "$taken" = 0 ] || { echo "busy 0 0 another host, which was faster"; exit 0; }
         since=$now
     fi
 else
     since=$now
 fi
-echo "$boot $now ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/owner" && echo held
+echo "$boot $((now + $4)) ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/owner" && echo held
 """
 
 
@@ -89,13 +91,13 @@ for f in "$1" "$1.part"; do wc -c <"$f" 2>/dev/null || echo -1; done
 touch -c "$1"
 """
 
-# $1 the cache, $2 its bound in kB, $3 the file that stays; prints the kB that are free.
+# $1 the cache, $2 its bound in kB, $3 the files that stay; prints the kB that are free.
 _TRIM = """
 cd "$1" || exit 0
 ls -t | while read -r f; do
     set -- "$1" "$2" "$3" $(du -k "$f")
     total=$((total + $4))
-    [ "$total" -gt "$2" ] && [ "${f%.part}" != "$3" ] && rm -f "$f"
+    case " $3 " in *" ${f%.part} "*) ;; *) [ "$total" -gt "$2" ] && rm -f "$f" ;; esac
 done
 set -- $(df -Pk . | tail -n 1)
 echo "$4"
@@ -114,7 +116,7 @@ class NativeAgent:
         self._work_dir = work_dir_of(profile)
         self._session = f"{self._work_dir}/sessions/{int(time.time())}-{secrets.token_hex(4)}"
         self._owner = f"{getpass.getuser()}@{platform.node()} {secrets.token_hex(4)}"
-        self._placed: dict[Path, str] = {}
+        self._kept: set[str] = set()
         self._interrupted = False
         self._seen: Probe | None = None
 
@@ -155,24 +157,24 @@ class NativeAgent:
     def _cache(self) -> str:
         return f"{self._work_dir}/cache"
 
-    def _hold(self) -> None:
-        """Take the lock, or say that it is still held."""
-        answer = self._shell(_LOCK, f"{self._work_dir}/lock.d", self._owner, str(_STALE_S)).stdout.strip()
+    def _hold(self, silent_s: float = 0.0) -> None:
+        """Take the lock, or say that it is still held and will be for so long without another word."""
+        words = (f"{self._work_dir}/lock.d", self._owner, str(_STALE_S), str(int(silent_s)))
+        answer = self._shell(_LOCK, *words).stdout.strip()
         if answer.startswith("busy"):
-            _, age_s, silent_s, owner = answer.split(" ", 3)
+            _, age_s, _, other = answer.split(" ", 3)
             raise self._error(
-                f"is in use by {owner.rpartition(' ')[0] or owner}, since {age_s} s, last heard {silent_s} s ago",
-                f"wait until it is done; a lock that is silent for {_STALE_S} s is broken",
+                f"is in use by {other.rpartition(' ')[0] or other}, since {age_s} s",
+                f"wait until it is done; if that host is gone, remove {self._work_dir}/lock.d on the device",
             )
         if answer != "held":
             raise self._error(f"could not be locked: {answer or 'its shell said nothing'}")
 
     def place(self, paths: Sequence[Path], advance: Callable[[int], None]) -> dict[Path, str]:
         """Where the files are on the device; those that are not there are pushed."""
-        for path in paths:
-            if path not in self._placed:
-                self._placed[path] = self._retried(lambda path=path: self._push(path, advance))  # type: ignore[misc]
-        return {path: self._placed[path] for path in paths}
+        # What a round needs together must not make room for each other; a tool is placed while a round is prepared.
+        self._kept.update(file_sha256(path) for path in paths)
+        return {path: self._retried(lambda path=path: self._push(path, advance)) for path in paths}  # type: ignore[misc]
 
     def _push(self, path: Path, advance: Callable[[int], None]) -> str:
         sha256, size = file_sha256(path), path.stat().st_size
@@ -181,11 +183,11 @@ class NativeAgent:
             whole, partial = (int(line) for line in self._shell(_SIZES, there).stdout.split())
             if whole == size:
                 return there
-            self._make_room(size - max(0, partial), sha256)
+            self._make_room(size - max(0, partial))
             if partial > size:
                 self._shell('rm -f "$1.part"', there)
                 partial = 0
-            argv = self._target.argv(["sh", "-c", 'echo $$ >"$1.pid"; exec cat >>"$1.part"', "sh", there], self._profile.environment)
+            argv = self._target.argv(["sh", "-c", 'echo $$ >"$1.pid"; exec cat >>"$1.part"', "sh", there])
             feed(argv, path, max(0, partial), stall_s=_STALL_S, advance=advance)
             done = self._shell('sha256sum "$1.part" && wc -c <"$1.part"', there)
             if done.stdout.startswith(sha256):
@@ -196,16 +198,17 @@ class NativeAgent:
                 self._shell('rm -f "$1.part"', there)
         raise self._error(f"did not take {path.name} ({size} bytes)")
 
-    def _make_room(self, size: int, sha256: str) -> None:
+    def _make_room(self, size: int) -> None:
         """Throw away what was used least lately until the cache is within its bound, and see that there is room."""
         bound_kb = (self._profile.cache_mb << 10) - (size >> 10)
-        free = self._shell(_TRIM, self._cache, str(max(0, bound_kb)), sha256).stdout.strip()
+        free = self._shell(_TRIM, self._cache, str(max(0, bound_kb)), " ".join(self._kept)).stdout.strip()
         if free.isdigit() and int(free) * 1024 < size + (16 << 20):
             hint = f"free some space, or set `work_dir` in devices/{self._profile.name}.toml"
             raise self._error(f"has no room: {int(free) >> 10} MB are free, {size >> 20} MB are needed", hint)
 
     def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
         """A round, or predictions, by a tool; nothing else can be had without Python."""
+        self._kept.clear()
         if command == "round":
             return self._retried(lambda: self._round(decode(Round, message()), limit_s))
         if command == "predict":
@@ -213,7 +216,7 @@ class NativeAgent:
         return _answer(_unsupported(f"a device without Python cannot {command}"))
 
     def _round(self, work: Round, limit_s: float) -> Ended:
-        self._hold()
+        self._hold(limit_s)
         script = Script(self._session)
         script.show_state("before")
         found: dict[int, Measurement] = {}
@@ -309,7 +312,7 @@ class NativeAgent:
         return [*(["env", *variables] if variables else []), *pinned, *argv]
 
     def _predict(self, job: Job, limit_s: float) -> Ended:
-        self._hold()
+        self._hold(limit_s)
         try:
             tool, binary = self._tool(job)
             if tool != RUNNER:

@@ -1,0 +1,214 @@
+"""ONNX Runtime on an NVIDIA GPU by its CUDA provider, or not at all.
+
+Asked for a provider that it cannot give, onnxruntime runs on the CPU, with a line in a log at most. Three things are
+looked at, as none is enough alone. A constructor that fails is not repeated with the CPU (`enable_fallback`). A
+provider whose libraries do not load is missing in `get_providers`, without an error (onnxruntime issue 23372). And of a
+provider that is there, the nodes that it was given are counted: shape arithmetic belongs on the CPU (issue 4940), a
+convolution does not.
+
+TF32 is left as onnxruntime has it, on, and is named beside the provider: matrix products and convolutions of float32
+then have 10 bits of mantissa. NVIDIA_TF32_OVERRIDE=0 in the environment turns it off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import time
+from importlib import metadata
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ..probes import cuda
+from . import Unsupported
+from .onnxruntime import FORMATS, OrtSession, prepare, session_options
+from .onnxruntime import PROVIDER as CPU
+
+__all__ = ["FORMATS", "INSTALL", "ON_GPU", "load_library", "open_session", "prepare"]
+
+# Two packages of one import name: the one that was installed last wins, and removing one breaks the other.
+INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+ON_GPU = True
+PROVIDER = "CUDAExecutionProvider"
+
+_RECORD = "session.record_ep_graph_assignment_info"
+# What a network's time goes into; com.microsoft's variants included (FusedConv, MatMulNBits, MultiHeadAttention).
+_COMPUTE = re.compile(r"Conv|Gemm|MatMul|Attention|LSTM$|GRU$|RNN$|Einsum$|^QLinear")
+_QDQ = {"QuantizeLinear", "DequantizeLinear"}
+_LIBRARIES = {PROVIDER: "cuda", "TensorrtExecutionProvider": "tensorrt"}
+
+
+def load_library() -> str:
+    """Import onnxruntime and the CUDA libraries that pip installed; its version, package and CUDA."""
+    return load_with(PROVIDER, INSTALL)
+
+
+def open_session(path: str, threads: int) -> OrtGpuSession:
+    """A session whose compute nodes all run on CUDA device 0; `threads` are for what stays on the CPU.
+
+    Raises:
+        Unsupported: they would not.
+    """
+    return open_on(path, threads, [PROVIDER], INSTALL)
+
+
+def load_with(provider: str, install: str) -> str:
+    """As `load_library`, for a `provider` that `install` installs."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unsupported("onnxruntime is not installed: %s" % install) from error
+    version, package = onnxruntime.__version__, getattr(onnxruntime, "package_name", "onnxruntime")
+    # Libraries from pip lie where the loader does not look. It prints what it misses; a session shows it too.
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        preload(directory="")
+    if provider not in onnxruntime.get_available_providers():
+        raise Unsupported("%s %s has no %s: %s" % (package, version, provider, install))
+    why = cuda.no_driver()
+    if why:
+        raise Unsupported("%s: %s" % (provider, why))
+    return "%s (%s, CUDA %s)" % (
+        version,
+        package,
+        getattr(onnxruntime, "cuda_version", None) or "of an unknown version",
+    )
+
+
+def open_on(path: str, threads: int, providers: Sequence[Any], install: str) -> OrtGpuSession:
+    """As `open_session`, for the first of `providers`, names or pairs of name and options."""
+    import onnxruntime
+
+    asked = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    built_for = _major(getattr(onnxruntime, "cuda_version", None))
+    options = session_options(threads)
+    options.add_session_config_entry(_RECORD, "1")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # Of many types; a card that cannot be used has better words than onnxruntime's.
+        why = cuda.why_not(built_for)
+        if why:
+            raise Unsupported("%s: %s" % (asked, why)) from error
+        raise
+    found = session.get_providers()[0]
+    if found != asked:
+        why = cuda.why_not(built_for) or _not_loaded(onnxruntime, asked, install)
+        raise Unsupported("%s did not load, and %s would have run the model: %s" % (asked, found, why))
+    return OrtGpuSession(session, "%s (%s)" % (asked, ", ".join(_facts(session, asked))))
+
+
+def placement(asked: str, nodes: Dict[str, List[str]]) -> str:
+    """Where `nodes`, operator types by provider, are; in words.
+
+    Raises:
+        Unsupported: the provider that was `asked` for has none of them, or the CPU has some that compute.
+    """
+    total = sum(len(types) for types in nodes.values())
+    on_cpu = sorted(set(nodes.get(CPU, ())))
+    computing = [kind for kind in on_cpu if _COMPUTE.search(kind)]
+    if computing or (total and not nodes.get(asked)):
+        words = "%s has no kernel for parts of this model, and its %s would have run on the CPU: measure it with the "
+        words += "runtime `onnxruntime`, or export it with another opset"
+        raise Unsupported(words % (asked, ", ".join(computing or on_cpu or sorted(nodes))))
+    said = "%d of %d nodes" % (len(nodes.get(asked, ())), total)
+    for provider in sorted(set(nodes) - {asked, CPU}):
+        said += ", %d on %s" % (len(nodes[provider]), provider)
+    return said + (", %s on the CPU" % " ".join(on_cpu) if on_cpu else "")
+
+
+def _facts(session: Any, asked: str) -> List[str]:
+    """What stands beside the provider's name: it explains a figure."""
+    tell = getattr(session, "get_provider_graph_assignment_info", None)
+    if tell is None:
+        facts = ["this onnxruntime does not tell which nodes"]
+    else:
+        nodes: Dict[str, List[str]] = {}
+        for part in tell():
+            nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+        facts = [placement(asked, nodes)]
+        # onnxruntime fuses quantised operators for the CPU and for TensorRT; CUDA computes between Q and DQ in float.
+        if asked == PROVIDER and not _QDQ.isdisjoint(nodes.get(PROVIDER, ())):
+            facts.append("quantised operators in float")
+    return [*facts, "no TF32" if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0" else "TF32 allowed"]
+
+
+def _not_loaded(onnxruntime: Any, asked: str, install: str) -> str:
+    """Why a provider's library did not load, where driver and card are as they should be; and what to do."""
+    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        return "`onnxruntime` and `onnxruntime-gpu` are both installed and overwrite each other: " + install
+    name = "libonnxruntime_providers_%s.so" % _LIBRARIES[asked]
+    try:
+        ctypes.CDLL(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", name))
+    except OSError as error:
+        # By itself it may lack symbols that onnxruntime would give it; a file that is missing is missing there too.
+        if "cannot open" in str(error):
+            return "%s: %s" % (error, install)
+    return "its libraries are of other versions than it was built for: " + install
+
+
+def _major(version: Optional[str]) -> Optional[int]:
+    found = re.match(r"\d+", version or "")
+    return None if found is None else int(found.group())
+
+
+class OrtGpuSession(OrtSession):
+    """An `onnxruntime.InferenceSession` on a GPU, which is fed and answers in host memory."""
+
+    parts_method = "host clock; io-binding, pageable host memory, synchronised after each part"
+    lead_in_s = 0.1
+    # onnxruntime tells neither.
+    gpu_uuid: Optional[str] = None
+    _bound: Optional[BoundRun] = None
+
+    def parts(self, prepared: Dict[str, Any]) -> Tuple[int, int, int]:
+        """Nanoseconds of the copies to the GPU, of the computation, and of the copies back."""
+        if self._bound is None:
+            self._bound = BoundRun(self._session, "cuda", prepared)
+        return self._bound.parts(prepared)
+
+    def gpu_memory(self) -> None:
+        """Only the driver tells."""
+
+    def close(self) -> None:
+        """Release what is on the card."""
+        self._bound = None
+        super().close()
+
+
+class BoundRun:
+    """A session whose inputs and outputs stay on `device` ("cuda", or "cpu"), so that the copies can be timed apart.
+
+    `like` has the inputs' shapes and types; all that is given later has the same.
+    """
+
+    def __init__(self, session: Any, device: str, like: Dict[str, Any]) -> None:
+        from onnxruntime import OrtValue
+
+        self._session = session
+        self._binding = session.io_binding()
+        self._inputs = {
+            name: OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype.type, device, 0)
+            for name, array in like.items()
+        }
+        for name, value in self._inputs.items():
+            # Not `bind_cpu_input`, which copies when it binds (issue 15438).
+            self._binding.bind_ortvalue_input(name, value)
+        for output in session.get_outputs():
+            self._binding.bind_output(output.name, device, 0)
+        self.outputs: List[Any] = []
+
+    def parts(self, prepared: Dict[str, Any]) -> Tuple[int, int, int]:
+        """As `OrtGpuSession.parts`; `outputs` are numpy arrays then."""
+        clock, binding = time.perf_counter_ns, self._binding
+        begun = clock()
+        for name, value in self._inputs.items():
+            value.update_inplace(prepared[name])
+        # Without this the TensorRT provider computed on what was still being written (issue 32673).
+        binding.synchronize_inputs()
+        copied = clock()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        computed = clock()
+        self.outputs = binding.copy_outputs_to_cpu()
+        return copied - begun, computed - copied, clock() - computed
