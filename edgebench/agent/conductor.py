@@ -178,7 +178,9 @@ class _Conductor:
         if self._gpu is None and uuid is not None:
             self._gpu = nvml.open_gpu(uuid=uuid, library=self._nvml_library)
             if self._gpu is not None:
-                self._notes.append("the GPU's energy was not read, and its state after it had begun: " + self._no_gpu)
+                self._notes.append(
+                    "the GPU's energy was not read, and its state only once a runtime had named it: " + self._no_gpu
+                )
                 self._no_gpu = ""
 
     def _load_together(self, waiting: List[int]) -> List[_Part]:

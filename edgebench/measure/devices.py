@@ -44,13 +44,8 @@ def open_agent(profile: DeviceProfile, scratch: Path, warn: Callable[[str], None
     """
     if profile.transport == "local":
         return LocalAgent(profile, scratch, warn)
-    kind = NativeAgent if profile.tools else RemoteAgent
-    agent = kind(profile, open_target(profile), warn)
-    try:
-        agent.connect()
-    except BaseException:
-        agent.close()
-        raise
+    agent = (NativeAgent if profile.tools else RemoteAgent)(profile, open_target(profile), warn)
+    agent.connect()
     return agent
 
 

@@ -78,5 +78,6 @@ def _values(asked: DeviceProfile, seen: Probe) -> dict[str, object]:
 
 
 def _toml(values: dict[str, object]) -> str:
-    """Strings, numbers and lists are written alike in JSON and in TOML."""
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    """Strings, numbers and lists are written alike in JSON and in TOML, but for one control character."""
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(lines).replace("\x7f", "\\u007f")

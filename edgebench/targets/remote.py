@@ -214,6 +214,9 @@ class RemoteAgent:
         except LinkLost as error:
             self._drop()
             raise self._error(f"does not answer: {error}") from error
+        except BaseException:
+            self.close()
+            raise
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _reach(self) -> None:

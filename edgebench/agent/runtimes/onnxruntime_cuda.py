@@ -85,14 +85,14 @@ def open_on(path: str, threads: int, providers: Sequence[Any], install: str) -> 
     options.add_session_config_entry(_RECORD, "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
-    except Exception as error:  # Of many types; a card that cannot be used has better words than onnxruntime's.
-        why = cuda.why_not(built_for)
+    except Exception as error:  # Of many types. Without a card, or TensorRT, onnxruntime's words name no remedy.
+        why = cuda.why_not(built_for) or _missing(onnxruntime, asked, install)
         if why:
             raise Unsupported("%s: %s" % (asked, why)) from error
         raise
     found = session.get_providers()[0]
     if found != asked:
-        why = cuda.why_not(built_for) or _not_loaded(onnxruntime, asked, install)
+        why = cuda.why_not(built_for) or _missing(onnxruntime, asked, install) or _mixed(install)
         raise Unsupported("%s did not load, and %s would have run the model: %s" % (asked, found, why))
     return OrtGpuSession(session, "%s (%s)" % (asked, ", ".join(_facts(session, asked))))
 
@@ -132,11 +132,8 @@ def _facts(session: Any, asked: str) -> List[str]:
     return [*facts, "no TF32" if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0" else "TF32 allowed"]
 
 
-def _not_loaded(onnxruntime: Any, asked: str, install: str) -> str:
-    """Why a provider's library did not load, where driver and card are as they should be; and what to do."""
-    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
-    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
-        return "`onnxruntime` and `onnxruntime-gpu` are both installed and overwrite each other: " + install
+def _missing(onnxruntime: Any, asked: str, install: str) -> str:
+    """Which file a provider's library did not find, and what to do; empty if none."""
     name = "libonnxruntime_providers_%s.so" % _LIBRARIES[asked]
     try:
         ctypes.CDLL(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", name))
@@ -144,6 +141,14 @@ def _not_loaded(onnxruntime: Any, asked: str, install: str) -> str:
         # By itself it may lack symbols that onnxruntime would give it; a file that is missing is missing there too.
         if "cannot open" in str(error):
             return "%s: %s" % (error, install)
+    return ""
+
+
+def _mixed(install: str) -> str:
+    """What is left to say of a library that does not load, and what to do."""
+    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        return "`onnxruntime` and `onnxruntime-gpu` are both installed and overwrite each other: " + install
     return "its libraries are of other versions than it was built for: " + install
 
 

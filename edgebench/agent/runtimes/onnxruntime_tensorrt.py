@@ -15,9 +15,9 @@ from .onnxruntime_cuda import FORMATS, OrtGpuSession, load_with, open_on, prepar
 
 __all__ = ["FORMATS", "INSTALL", "ON_GPU", "load_library", "open_session", "prepare"]
 
-# TensorRT is not in onnxruntime's wheel, and its major version has to be the one that the wheel was built with:
-# `ldd` of onnxruntime/capi/libonnxruntime_providers_tensorrt.so names it.
-INSTALL = onnxruntime_cuda.INSTALL + " tensorrt-cu13"
+# TensorRT is not in onnxruntime's wheel, and its major version has to be the one that the wheel was built with: 1.31.1
+# is linked to libnvinfer.so.10, and pip's newest is 11.
+INSTALL = onnxruntime_cuda.INSTALL + " 'tensorrt-cu13<11'"
 ON_GPU = True
 PROVIDER = "TensorrtExecutionProvider"
 

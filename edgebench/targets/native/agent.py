@@ -79,7 +79,7 @@ if ! mkdir "$1" 2>/dev/null; then
 else
     since=$now
 fi
-echo "$boot $((now + $4)) ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/owner" && echo held
+echo "$boot $((now + ${4:-0})) ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/owner" && echo held
 """
 
 
@@ -151,7 +151,11 @@ class NativeAgent:
             self._shell('rm -rf "$2" && mkdir -p "$1" "$3"', self._session, f"{self._work_dir}/sessions", self._cache)
             self._shell('mkdir -p "$1"', self._session)
         except LinkLost as error:
+            self._target.close()
             raise self._error(f"does not answer: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def _cache(self) -> str:
