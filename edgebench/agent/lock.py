@@ -17,6 +17,8 @@ from typing import Any, Dict, Optional
 from .sysfs import read_text
 
 _TAKE_OVER_S = 5.0
+# A lock that a host without the agent did not renew for so long is of one that has gone.
+NATIVE_STALE_S = 600
 
 
 class Busy(Exception):
@@ -80,6 +82,8 @@ class DeviceLock:
                 held = False
             except BlockingIOError:
                 held = True
+            if not held:
+                _see_others(work_directory)
             claim = self._claim()
             ours = claim is not None and claim["session"] == session
             if not held and (claim is None or ours):
@@ -109,6 +113,14 @@ class DeviceLock:
         """Give it up, and the claim with it."""
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+
+def _see_others(work_directory: str) -> None:
+    """A host that measures without this agent (targets.native) takes a directory, with its name and time in a file."""
+    words = (read_text(work_directory, "lock.d", "owner") or "").split(" ", 3)
+    uptime = (read_text("/proc/uptime") or "0").split(".")[0]
+    if len(words) == 4 and words[0] == boot_id() and int(words[1]) > int(uptime) - NATIVE_STALE_S:
+        raise Busy(words[3].rpartition(" ")[0], float(int(uptime) - int(words[2])), 0.0)
 
 
 def session_path(work_directory: str, session: str) -> str:

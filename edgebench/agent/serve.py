@@ -18,7 +18,7 @@ import sys
 import time
 import zipfile
 from contextlib import suppress
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from .environment import TELEMETRY_OFF, describe_machine
 from .file_cache import NO_SPACE, FileCache, NoRoom
@@ -78,6 +78,10 @@ def _finite(seconds: float) -> Optional[float]:
     return None if seconds == float("inf") else seconds
 
 
+class _Gone(Exception):
+    """The link's end, or a host that takes nothing any more."""
+
+
 class _Server:
     def __init__(self, work_directory: str, session: str, cache_bytes: int, grace_s: float) -> None:
         self._grace_s = grace_s
@@ -106,40 +110,68 @@ class _Server:
             with open(boot_path, "w") as file:
                 file.write(boot_id())
         beat(self._directory)
-        _say(
-            {
-                "version": WIRE_VERSION,
-                "boot": boot_id(),
-                "resumed": resumed,
-                "work_directory": self._work_directory,
-                "device": describe_machine(),
-            }
-        )
+        # A host that takes nothing must not hold this up.
+        os.set_blocking(1, False)
+        greeting = {
+            "version": WIRE_VERSION,
+            "boot": boot_id(),
+            "resumed": resumed,
+            "work_directory": self._work_directory,
+            "device": describe_machine(),
+        }
         # When the host is silent for too long, its session ends as if it had said so.
-        if self._answer_until_the_end() or self._linger():
+        if self._answer_until_the_end(greeting) or self._linger():
             self.clear()
             self._cache.trim()
             lock.release()
-            _say({"ended": True})
+            with suppress(_Gone):
+                self._answer({"ended": True})
         return 0
 
-    def _answer_until_the_end(self) -> bool:
+    def _answer_until_the_end(self, greeting: Dict[str, Any]) -> bool:
         """Whether the host said that it is done; else its link is cut."""
-        while True:
-            line = self._read_line(lambda: silent_s(self._directory) > self._grace_s)
-            if line is None:
-                return False
-            request = json.loads(line)
-            beat(self._directory)
-            if request["do"] == "end":
-                return True
-            try:
-                answer = getattr(self, "_do_" + request.pop("do"))(**request)
-            except NoRoom as error:
-                answer = {"no_room": str(error)}
-            except OSError as error:
-                answer = _failure(error, self._work_directory)
-            _say(answer)
+        try:
+            self._answer(greeting)
+            while True:
+                request = json.loads(self._read_line())
+                beat(self._directory)
+                if request["do"] == "end":
+                    return True
+                self._answer(self._do(request.pop("do"), request))
+        except _Gone:
+            return False
+
+    def _do(self, name: str, request: Dict[str, Any]) -> Dict[str, Any]:
+        try:
+            answer: Dict[str, Any] = getattr(self, "_do_" + name)(**request)
+        except NoRoom as error:
+            return {"no_room": str(error)}
+        except OSError as error:
+            return _failure(error, self._work_directory)
+        return answer
+
+    def _answer(self, answer: Dict[str, Any]) -> None:
+        self._write(json.dumps(answer).encode("utf-8") + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        """To the host.
+
+        Raises:
+            _Gone: it is not there any more.
+        """
+        view = memoryview(data)
+        while view:
+            if select.select([], [1], [], _TICK_S)[1]:
+                try:
+                    view = view[os.write(1, view) :]
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    raise _Gone from error
+            else:
+                self._poll_jobs()
+                if self._succeeded or silent_s(self._directory) > self._grace_s:
+                    raise _Gone
 
     def _linger(self) -> bool:
         """Watch the job until the host is heard by another process, which then ends this one, or is silent for too
@@ -151,18 +183,22 @@ class _Server:
             self._sleep()
         return True
 
-    def _read_line(self, is_over: Callable[[], bool]) -> Optional[bytes]:
-        """One line of the host; None at the end of the link, or when it is over."""
+    def _read_line(self) -> bytes:
+        """One line of the host.
+
+        Raises:
+            _Gone: the link ended, or the host is silent for too long.
+        """
         while b"\n" not in self._buffer:
             if self._host_speaks(_TICK_S):
-                chunk = os.read(0, 1 << 16)
+                chunk = _read(1 << 16)
                 if not chunk:
-                    return None
+                    raise _Gone
                 self._buffer += chunk
             else:
                 self._poll_jobs()
-                if self._succeeded or is_over():
-                    return None
+                if self._succeeded or silent_s(self._directory) > self._grace_s:
+                    raise _Gone
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -236,7 +272,10 @@ class _Server:
         buffer[:count] = self._buffer[:count]
         self._buffer = self._buffer[count:]
         while count < len(buffer) and self._host_speaks(self._grace_s):
-            taken = os.readv(0, [buffer[count:]])
+            try:
+                taken = os.readv(0, [buffer[count:]])
+            except OSError:
+                break
             if not taken:
                 break
             count += taken
@@ -248,11 +287,11 @@ class _Server:
         """An output of a job; its bytes from `offset` on follow the answer."""
         path = os.path.join(self._directory, id, "outputs", os.path.basename(name))
         with open(path, "rb") as file:
-            _say({"bytes": os.fstat(file.fileno()).st_size - offset})
+            self._answer({"bytes": os.fstat(file.fileno()).st_size - offset})
             file.seek(offset)
-            with suppress(BrokenPipeError):
-                shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-                sys.stdout.buffer.flush()
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                self._write(chunk)
+                beat(self._directory)
         return {"sent": True}
 
     def _do_start(self, id: str, command: str, message: Any, limit_s: float) -> Dict[str, Any]:
@@ -301,6 +340,14 @@ class _Server:
                         GuardedJob(os.path.join(directory, name)).stop()
                 shutil.rmtree(directory, ignore_errors=True)
         restore(self._journal)
+
+
+def _read(count: int) -> bytes:
+    """From the host; nothing at the link's end, as which a connection that was reset counts too."""
+    try:
+        return os.read(0, count)
+    except OSError:
+        return b""
 
 
 def _unpacked() -> str:

@@ -19,6 +19,7 @@ from edgebench.errors import DeviceError
 from edgebench.measure.devices import open_agent, open_target
 from edgebench.measure.jobs import JobRunner
 from edgebench.targets.agent import Agent
+from edgebench.targets.native.agent import NativeAgent
 from edgebench.targets.probe import Probe, probe
 from edgebench.targets.remote import work_dir_of
 from edgebench.targets.target import LinkLost
@@ -67,9 +68,12 @@ def examine(profile: DeviceProfile) -> Iterator[Finding]:
             yield Finding("agent", str(error), False, error.hint)
             return
         try:
-            if profile.transport != "local":
-                yield Finding("agent", "put there and started", True)
-            yield from _examine(profile, agent, Path(name))
+            if isinstance(agent, NativeAgent):
+                yield from _examine_tools(agent, Path(name))
+            else:
+                if profile.transport != "local":
+                    yield Finding("agent", "put there and started", True)
+                yield from _examine(profile, agent, Path(name))
         except DeviceError as error:
             yield Finding("connection", str(error), False, error.hint)
         finally:
@@ -135,6 +139,8 @@ def _clock(seen: Probe) -> Finding:
 
 
 def _python(profile: DeviceProfile, seen: Probe) -> Finding:
+    if profile.tools:
+        return Finding("python", f"not needed: {', '.join(profile.tools)} measures there", True)
     if seen.python is None or seen.python_version is None:
         remedy = (
             "name a tool under `tools` in its profile (docs/devices.md)" if seen.android else "sudo apt install python3"
@@ -174,6 +180,17 @@ def _examine(profile: DeviceProfile, agent: Agent, scratch: Path) -> Iterator[Fi
     yield Finding("threads", f"{threads} of {seen.usable_cpus} usable CPUs")
     if by := agent.fingerprint.get("emulated_by"):
         yield Finding("emulated", f"by {by}: answers are real, times and memory are not")
+
+
+def _examine_tools(agent: NativeAgent, scratch: Path) -> Iterator[Finding]:
+    for name, found in agent.tools():
+        if isinstance(found, DeviceError):
+            yield Finding(name, str(found), False, found.hint)
+        else:
+            yield Finding(name, found, True)
+    nothing = JobRunner(agent, scratch).measure(Round(WIRE_VERSION, (), "doctor"))
+    if nothing.states:
+        yield from _state(nothing.states[-1], nothing.notes)
 
 
 def _runtime(name: str, runner: JobRunner, profile: DeviceProfile, seen: Examination | None, machine: str) -> Finding:

@@ -287,7 +287,7 @@ class RemoteAgent:
         # have the name without the content.
         script = (
             'mkdir -p "$1" && cd "$1" && rm -rf "$2.d" && cat >"$2.part" && [ "$(wc -c <"$2.part")" -eq "$3" ] && sync '
-            '&& mv "$2.part" "$2" && echo whole'
+            '&& mv "$2.part" "$2" && echo whole || { rm -f "$2.part"; exit 1; }'
         )
         command = ["sh", "-c", script, "sh", self._remote("agent"), name, str(len(content))]
         done = capture(self._target.argv(command), timeout_s=_SETUP_S, stdin=content)

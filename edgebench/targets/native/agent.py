@@ -12,13 +12,14 @@ import platform
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.agent.feeds import tensor_bytes
+from edgebench.agent.lock import NATIVE_STALE_S
 from edgebench.agent.state import State
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult, Turn
 from edgebench.config import home
@@ -46,20 +47,26 @@ _RUNNER_RUNTIME = "onnxruntime"
 _COMMAND_S = 60.0
 _DONE = "@@done"
 _STALL_S = 30.0
-# A lock that nobody renewed for so long is of a host that has gone.
-_STALE_S = 600
 _RECONNECT_S = 100.0
 _MOST_ATTEMPTS = 5
 # Of memory that is free, so much may be taken by runners that wait for their turns; a model takes about so many times
 # the size of its file.
 _SHARE, _MODEL_FACTOR = 0.5, 3
 
-# $1 the lock, $2 who takes it, $3 after how many silent seconds it is stale, $4 for how long it will be silent. Uptime
-# and not the clock, which may be set; another boot id is another life of the device.
-_LOCK = """
+# $1 the lock, $2 who takes it, $3 after how many silent seconds it is stale, $4 for how long it will be silent, $5
+# the work directory. Uptime and not the clock, which may be set; another boot id is another life of the device.
+_LOCK = r"""
 now=$(cut -d. -f1 /proc/uptime); boot=$(cat /proc/sys/kernel/random/boot_id)
 look() { owner_boot= at= since= owner=; read -r owner_boot at since owner 2>/dev/null <"$1/owner"; }
-mkdir -p "$(dirname "$1")"
+mkdir -p "$5"
+# A host with edgebench's agent has another lock, and the heartbeat of its session.
+if [ -s "$5/lock" ]; then
+    for beat in "$5"/sessions/*/heartbeat; do
+        read -r at 2>/dev/null <"$beat" && [ "${at%.*}" -gt $((now - 120)) ] || continue
+        echo "busy 0 0 $(sed 's/.*"owner": "\([^"]*\)".*/\1/' "$5/lock") x"
+        exit 0
+    done
+fi
 if ! mkdir "$1" 2>/dev/null; then
     # Whoever has just made it is about to write its name.
     look "$1" || { sleep 1; look "$1"; }
@@ -163,7 +170,7 @@ class NativeAgent:
 
     def _hold(self, silent_s: float = 0.0) -> None:
         """Take the lock, or say that it is still held and will be for so long without another word."""
-        words = (f"{self._work_dir}/lock.d", self._owner, str(_STALE_S), str(int(silent_s)))
+        words = (f"{self._work_dir}/lock.d", self._owner, str(NATIVE_STALE_S), str(int(silent_s)), self._work_dir)
         answer = self._shell(_LOCK, *words).stdout.strip()
         if answer.startswith("busy"):
             _, age_s, _, other = answer.split(" ", 3)
@@ -334,6 +341,22 @@ class NativeAgent:
         found = _of_runner({**files, "code 0": files.get("code out0", "")}, 0)
         outputs = tuple(replace(file, path=str(PurePosixPath(self._session, file.path))) for file in found.outputs)
         return _answer(replace(found, outputs=outputs))
+
+    def tools(self) -> Iterator[tuple[str, str | DeviceError]]:
+        """Each tool's name, and its path on the device, or why it cannot be run there."""
+        for name, binary in self._profile.tools.items():
+            try:
+                path = self._retried(lambda name=name, binary=binary: self._binary(name, binary))  # type: ignore[misc]
+                if name == RUNNER:
+                    self._retried(self._library)
+                if self._shell('[ -x "$1" ] && echo here', path).stdout.strip() != "here":
+                    raise self._error(
+                        f"has no program {path}", f"set `path` of `tools.{name}` in its profile, or `push`"
+                    )
+            except DeviceError as error:
+                yield name, error
+            else:
+                yield name, path
 
     def fetch(self, outputs: Sequence[OutputFile], directory: Path) -> list[Path]:
         """Copies of the last command's outputs."""
