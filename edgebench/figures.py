@@ -49,6 +49,19 @@ class Told:
     processes: int
 
 
+@dataclass(frozen=True)
+class GpuParts:
+    """An inference on a GPU in its parts, in ms: medians over processes of their medians. They were taken one by one,
+    so that their sum is no latency. `gpu_bytes`: the process's memory on the card, by `gpu_method`."""
+
+    to_device_ms: float | None
+    compute_ms: float | None
+    to_host_ms: float | None
+    method: str | None
+    gpu_bytes: int | None
+    gpu_method: str | None
+
+
 # What every run's JSON has, whatever tables show.
 _TAIL = (90.0, 95.0, 99.0)
 
@@ -81,6 +94,7 @@ class Figures:
     energy: EnergyPerInference | None
     frames: Frames | None
     sustained: Curve | None
+    gpu: GpuParts | None
     conditions: Conditions
     verdict: Verdict
 
@@ -122,6 +136,7 @@ def figures(run: Run, cell: Cell) -> Figures:
         energy=_energy(run, cell),
         frames=_frames(cell),
         sustained=curve_of(cell.sustained),
+        gpu=_gpu(measured),
         conditions=met,
         verdict=judge(cell, met),
     )
@@ -137,6 +152,25 @@ def _told(measured: Sequence[Measurement]) -> Told | None:
             runs = [item.summary.runs for item in measured if item.summary is not None and item.summary.runs]
             return Told(statistic, centre / 1e6, ci, sum(runs) or None, len(values))
     return None
+
+
+def _gpu(measured: Sequence[Measurement]) -> GpuParts | None:
+    parts = [item.parts for item in measured if item.parts is not None]
+    held = [item for item in measured if item.gpu_memory_bytes is not None]
+    if not parts and not held:
+        return None
+
+    def median_ms(samples: Sequence[Sequence[int]]) -> float | None:
+        return _median_ms([round(statistics.median(values)) if values else None for values in samples])
+
+    return GpuParts(
+        to_device_ms=median_ms([item.to_device_ns for item in parts]),
+        compute_ms=median_ms([item.compute_ns for item in parts]),
+        to_host_ms=median_ms([item.to_host_ns for item in parts]),
+        method=parts[0].method if parts else None,
+        gpu_bytes=int(statistics.median(item.gpu_memory_bytes or 0 for item in held)) if held else None,
+        gpu_method=held[0].gpu_memory_method if held else None,
+    )
 
 
 def _said(item: Measurement, statistic: str) -> int | None:

@@ -188,7 +188,8 @@ def _examine_tools(agent: NativeAgent, scratch: Path) -> Iterator[Finding]:
             yield Finding(name, str(found), False, found.hint)
         else:
             yield Finding(name, found, True)
-    nothing = JobRunner(agent, scratch).measure(Round(WIRE_VERSION, (), "doctor"))
+    # No job, but the states before and after; the wait bounds it.
+    nothing = JobRunner(agent, scratch).measure(Round(WIRE_VERSION, (), "doctor", max_wait_s=_EXAMINE_S))
     if nothing.states:
         yield from _state(nothing.states[-1], nothing.notes)
 

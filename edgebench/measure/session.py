@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from edgebench.agent.runtimes import on_gpu
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round, RoundResult
 from edgebench.figures import baseline_cell, is_precise
 from edgebench.measure.jobs import JobRunner
@@ -230,7 +231,8 @@ class Session:
         wanted: dict[tuple[str, str, int], list[int]] = {}
         for index in self._own:
             task, cell = self._tasks[index], self.run.cells[index]
-            if cell.status == "ok" and cell.instructions is None:
+            # What a CPU does while it waits for a GPU says nothing.
+            if cell.status == "ok" and cell.instructions is None and not on_gpu(task.runtime):
                 wanted.setdefault((task.subject.ref.name, task.runtime, cell.batch_size), []).append(index)
         progress.start("count", total=len(wanted))
         refused: dict[str, None] = {}

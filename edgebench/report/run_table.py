@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from edgebench.errors import UsageError
-from edgebench.figures import Figures, baseline_cell, figures, is_precise
+from edgebench.figures import Figures, GpuParts, baseline_cell, figures, is_precise
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
 from edgebench.sustained import Curve, flipped
@@ -40,6 +40,7 @@ def render(run: Run) -> RenderableType:
     costs = _table(labels, [*headings, *["mJ"] * metered, *["M instructions"] * counted])
     compared = any(cell.accuracy is not None and cell.accuracy.disagreement is not None for cell in run.cells)
     accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees", *["≠ here"] * compared])
+    cards = _table(labels, ["to GPU ms", "compute ms", "to host ms", "GPU MB"])
     curves = _table(labels, ["p50 ms at first", "at last", "slower from", "curve"])
     best = _best_rates(run)
     doubts: list[Text] = []
@@ -54,6 +55,8 @@ def render(run: Run) -> RenderableType:
             *label, *_costs(cell, found), *[_energy(found)] * metered, *[_millions(found.instructions)] * counted
         )
         accuracies.add_row(*label, *_accuracy(run, cell, found), *[_disagreement(cell)] * compared)
+        if found.gpu is not None:
+            cards.add_row(*label, *_gpu(found.gpu))
         if found.sustained is not None:
             curves.add_row(*label, *_curve(found.sustained))
         if found.verdict.word in _VERDICT_STYLES and not run.is_emulated(cell):
@@ -61,6 +64,8 @@ def render(run: Run) -> RenderableType:
     tables = [speeds, costs]
     if any(cell.accuracy is not None for cell in run.cells):
         tables.append(accuracies)
+    if cards.row_count:
+        tables.append(cards)
     if curves.row_count:
         tables.append(curves)
     return Group(Text(f"run {run.id}", style="bold"), *tables, _legend(run), *doubts, *_reasons(run))
@@ -140,18 +145,19 @@ def _speed(run: Run, cell: Cell, found: Figures, tail: Sequence[float]) -> tuple
         # A mean must not pass for a median.
         figure = with_interval(found.told.ms, found.told.ci_ms)
         words = figure if found.told.statistic == "p50" else f"mean {figure}"
-        return (words, relative, *[MISSING] * len(tail), Text("emulated" if run.is_emulated(cell) else "as told", style="yellow"))
+        said = Text("emulated" if run.is_emulated(cell) else "as told", style="yellow")
+        return (words, relative, *[MISSING] * len(tail), said)
     if latency is None:
         return (cell.status, *[MISSING] * (len(tail) + 2))
     word = found.verdict.word
-    said: RenderableType = MISSING if word is None else Text(word, style=_VERDICT_STYLES.get(word, "green"))
+    verdict: RenderableType = MISSING if word is None else Text(word, style=_VERDICT_STYLES.get(word, "green"))
     if run.is_emulated(cell):
-        said = Text("emulated", style="yellow")
+        verdict = Text("emulated", style="yellow")
     return (
         with_interval(latency.p50_ms, latency.p50_ci_ms),
         relative,
         *(_percentile(latency.tail[percent]) for percent in tail),
-        said,
+        verdict,
     )
 
 
@@ -170,6 +176,11 @@ def _rate(cell: Cell, found: Figures, is_best: bool) -> str:
     if found.latency is None or not cell.scenario.startswith(("offline", "multi-stream")):
         return MISSING
     return with_interval(found.latency.throughput_per_s, found.latency.throughput_ci) + " ← most" * is_best
+
+
+def _gpu(parts: GpuParts) -> tuple[str, ...]:
+    times = (parts.to_device_ms, parts.compute_ms, parts.to_host_ms)
+    return (*map(milliseconds, times), MISSING if parts.gpu_bytes is None else megabytes(parts.gpu_bytes))
 
 
 def _missed(found: Figures) -> str:
@@ -276,6 +287,7 @@ def _legend(run: Run) -> Text:
         lines.append("cold: process start to first result; cold, load, first, memory: medians over processes")
         lines.extend(f"peak +MB: above the process with its runtime loaded, by {method}" for method in methods)
     lines.extend(_tools(measured))
+    lines.extend(_cards(run))
     methods = sorted({cell.instructions.method for cell in run.cells if cell.instructions is not None})
     lines.extend(
         f"instructions: of one warm inference with 1 thread, a count and no time, by {name}" for name in methods
@@ -294,6 +306,14 @@ def _legend(run: Run) -> Text:
     )
     lines.extend(_disagreements(run))
     return Text("\n".join(line for line in lines if line), style="dim")
+
+
+def _cards(run: Run) -> list[str]:
+    found = [gpu for cell in run.cells if (gpu := figures(run, cell).gpu) is not None]
+    methods = sorted({gpu.method for gpu in found if gpu.method})
+    held = sorted({gpu.gpu_method for gpu in found if gpu.gpu_method})
+    lines = [f"to GPU, compute, to host: taken apart, by {name}; their sum is no latency" for name in methods]
+    return [*lines, *(f"GPU MB: by {name}" for name in held)]
 
 
 def _runs(item: Measurement) -> int:
@@ -328,6 +348,12 @@ def _precision(run: Run) -> list[str]:
 
 
 def _reasons(run: Run) -> list[Text]:
+    """Why a cell is empty; the same reason of many cells once, with the cells that have it."""
+    having: dict[tuple[str, str], list[str]] = {}
+    for cell in run.cells:
+        if cell.reason:
+            name = " ".join([cell.artifact.name, *(f"({text})" for text in _described(run, cell))])
+            having.setdefault((cell.status, cell.reason), []).append(name)
     return [
-        Text(f"{cell.artifact.name}: {cell.status}: {cell.reason}", style="yellow") for cell in run.cells if cell.reason
+        Text(f"{', '.join(cells)}: {status}: {reason}", style="yellow") for (status, reason), cells in having.items()
     ]
