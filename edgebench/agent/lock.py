@@ -42,7 +42,7 @@ def beat(session_directory: str) -> None:
     path = os.path.join(session_directory, "heartbeat")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        os.pwrite(descriptor, b"%-32r" % time.monotonic(), 0)
+        os.pwrite(descriptor, b"%-31r\n" % time.monotonic(), 0)
     finally:
         os.close(descriptor)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgebench.agent.lock import beat
 from edgebench.targets.native.agent import _LOCK, _TRIM
 from edgebench.targets.native.script import Script
 
@@ -211,8 +212,13 @@ def _lives(group: int) -> bool:
     return False
 
 
-def _lock(directory: Path, owner: str, shell: list[str], stale_s: int = 600) -> str:
-    return _output(_LOCK.encode(), shell, str(directory / "work" / "lock.d"), owner, str(stale_s)).strip()
+def _wanting(directory: Path, owner: str, stale_s: int = 600, silence_s: int = 0) -> list[str]:
+    work = directory / "work"
+    return [str(work / "lock.d"), owner, str(stale_s), str(silence_s), str(work)]
+
+
+def _lock(directory: Path, owner: str, shell: list[str], stale_s: int = 600, silence_s: int = 0) -> str:
+    return _output(_LOCK.encode(), shell, *_wanting(directory, owner, stale_s, silence_s)).strip()
 
 
 def test_a_lock_is_for_one_owner_at_a_time(tmp_path: Path, shell: list[str]) -> None:
@@ -232,6 +238,21 @@ def test_a_lock_that_nobody_renewed_is_broken(tmp_path: Path, shell: list[str]) 
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["lock.d"]
 
 
+def test_a_lock_whose_owner_said_that_it_will_be_silent_is_not_broken(tmp_path: Path, shell: list[str]) -> None:
+    _lock(tmp_path, "a@x 1", shell, silence_s=3600)
+    assert _lock(tmp_path, "b@y 2", shell, stale_s=-1).startswith("busy")
+
+
+def test_a_host_with_the_agent_has_the_device_while_its_heart_beats(tmp_path: Path, shell: list[str]) -> None:
+    session = tmp_path / "work/sessions/s"
+    session.mkdir(parents=True)
+    (tmp_path / "work/lock").write_text('{"session": "s", "owner": "me@host, edgebench 0.1", "pid": 1}')
+    beat(str(session))
+    assert _lock(tmp_path, "b@y 2", shell).startswith("busy 0 0 me@host, edgebench 0.1")
+    (session / "heartbeat").write_text(f"{time.monotonic() - 200!r}\n")
+    assert _lock(tmp_path, "b@y 2", shell) == "held"
+
+
 def test_a_lock_of_another_boot_is_broken(tmp_path: Path, shell: list[str]) -> None:
     _lock(tmp_path, "a@x 1", shell)
     owner = tmp_path / "work/lock.d/owner"
@@ -244,7 +265,7 @@ def test_a_lock_that_is_just_being_taken_is_not_taken_from_its_owner(tmp_path: P
     # The owner made the directory and has not said its name yet; it goes on after the other one looked.
     (tmp_path / "work/lock.d").mkdir(parents=True)
     second = subprocess.Popen(
-        ["sh", "-s", str(tmp_path / "work/lock.d"), "b@y 2", "600"],
+        ["sh", "-s", *_wanting(tmp_path, "b@y 2")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -278,7 +299,7 @@ def test_of_many_that_want_a_lock_one_gets_it(tmp_path: Path, left: str) -> None
             owner.write_text(f"another-boot {owner.read_text().split(' ', 1)[1]}")
         processes = [
             subprocess.Popen(
-                ["sh", "-s", str(directory / "work/lock.d"), f"h{number}@x {number}", "600"],
+                ["sh", "-s", *_wanting(directory, f"h{number}@x {number}")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
