@@ -119,7 +119,8 @@ def _see_others(work_directory: str) -> None:
     """A host that measures without this agent (targets.native) takes a directory, with its name and time in a file."""
     words = (read_text(work_directory, "lock.d", "owner") or "").split(" ", 3)
     uptime = (read_text("/proc/uptime") or "0").split(".")[0]
-    if len(words) == 4 and words[0] == boot_id() and int(words[1]) > int(uptime) - NATIVE_STALE_S:
+    told = len(words) == 4 and words[1].isdigit() and words[2].isdigit()
+    if told and words[0] == boot_id() and int(words[1]) > int(uptime) - NATIVE_STALE_S:
         raise Busy(words[3].rpartition(" ")[0], float(int(uptime) - int(words[2])), 0.0)
 
 

@@ -379,5 +379,5 @@ def _is_whole(directory: str, archive: zipfile.ZipFile) -> bool:
         return all(
             os.stat(os.path.join(directory, info.filename)).st_size == info.file_size for info in archive.infolist()
         )
-    except FileNotFoundError:
+    except OSError:
         return False

@@ -45,9 +45,10 @@ _GREETING_S = 60.0
 _SETUP_S = 60.0
 _STALL_S = 30.0
 _CHUNK = 1 << 20
-# So long the device keeps a session whose host is silent; the host gives up before.
+# So long the device keeps a session whose host is silent. The host gives up before: a link that is lost is noticed
+# after 20 s, and an attempt to connect takes up to 20 s.
 _GRACE_S = 120.0
-_RECONNECT_S = 100.0
+_RECONNECT_S = 75.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _MOST_ATTEMPTS = 5
 # Of a login before it comes to the command.
@@ -176,12 +177,21 @@ class _Refused(LinkLost):
 class RemoteAgent:
     """The agent on the device of `profile`, reached through `target`.
 
-    `warn` is told what the user should know, such as a link that was lost and found.
+    `warn` is told what the user should know, such as a link that was lost and found; it is looked for for
+    `reconnect_s`.
     """
 
     takes_frames = True
 
-    def __init__(self, profile: DeviceProfile, target: Target, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        target: Target,
+        warn: Callable[[str], None],
+        *,
+        reconnect_s: float = _RECONNECT_S,
+    ) -> None:
+        self._reconnect_s = reconnect_s
         self._profile = profile
         self._target = target
         self._warn = warn
@@ -194,6 +204,7 @@ class RemoteAgent:
         self._greeting: dict[str, Any] = {}
         # Of a device that was started anew in between: what was under way is gone.
         self._lives = 0
+        self._restarted = False
         self._jobs = 0
         self._said = ""
 
@@ -238,6 +249,7 @@ class RemoteAgent:
             )
         if self._greeting and not greeting["resumed"]:
             self._lives += 1
+            self._restarted = greeting["boot"] != self._greeting["boot"]
         self._greeting = greeting
         if self._profile.governor is not None or self._profile.cpus is not None:
             held = self._exchange({"do": "hold", "governor": self._profile.governor, "cpus": self._profile.cpus})
@@ -264,6 +276,9 @@ class RemoteAgent:
         if greeting is None:
             process.wait(_ANSWER_S)
             said = self._channel.said()
+            if "Session open refused" in said:
+                hint = "set `MaxSessions 10` in its /etc/ssh/sshd_config: edgebench uses two over one connection"
+                raise self._error("allows no second session over its connection", hint)
             if self._target.is_lost(process.returncode, said):
                 raise LinkLost(_last(said))
             self._channel.close()
@@ -356,7 +371,7 @@ class RemoteAgent:
             else:
                 self._warn(f"{self._profile.name}: the link was lost for {time.monotonic() - lost:.0f} s")
                 return
-            if time.monotonic() - lost > _RECONNECT_S:
+            if time.monotonic() - lost > self._reconnect_s:
                 raise refused or self._error(f"was lost: {error}") from error
             time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
@@ -424,7 +439,8 @@ class RemoteAgent:
             self.ask({"do": "start", "id": identifier, "command": command, "message": message(), "limit_s": limit_s})
             ended, result = self._wait(identifier, life)
             if ended is None:
-                self._warn(f"{self._profile.name}: the device was started anew in the middle; measuring again")
+                why = "the device was started anew" if self._restarted else "the device had given this host up"
+                self._warn(f"{self._profile.name}: {why} in the middle; measuring again")
                 continue
             return Ended(result, ended["returncode"], ended["timed_out"], ended["last_words"])
         return Ended(None, None, False, "the device was started anew in the middle, twice")

@@ -12,6 +12,7 @@ import edgebench
 from edgebench.figures import figures
 from edgebench.types import BenchSettings, Run
 
+from .beds.adb import AdbBed
 from .conftest import Bed
 
 QUICK = BenchSettings(processes=3, warmup=1, iterations=10, max_wait_s=0)
@@ -63,6 +64,8 @@ def test_our_runner_gives_single_times_memory_and_answers(bed: Bed, bundle: Path
 
 @pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="needs ziglang (the extra `native`)")
 def test_our_runner_is_built_for_another_cpu(slow_bed: Bed, bundle: Path) -> None:
+    if isinstance(slow_bed.device, AdbBed):
+        pytest.skip("takes a minute, and ssh has shown it")
     _without_python(slow_bed, "[tools.ort_runner]")
 
     run = _bench(bundle, BenchSettings(processes=1, warmup=1, iterations=1, max_wait_s=0))
