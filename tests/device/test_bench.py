@@ -15,12 +15,12 @@ from .conftest import Bed
 QUICK = BenchSettings(processes=3, warmup=1, iterations=5, max_wait_s=0)
 
 
-def _bench(bundle: Path, *devices: str, settings: BenchSettings = QUICK, **options: object) -> Run:
+def bench_on(bundle: Path, *devices: str, settings: BenchSettings = QUICK, **options: object) -> Run:
     photos = f"imagefolder:{bundle.parent / 'photos'}"
     return edgebench.bench(bundle, devices=devices, data=photos, settings=settings, threads=[1], **options)
 
 
-def _answers_as_here(run: Run, here: Run, processes: int) -> None:
+def assert_answers_as_here(run: Run, here: Run, processes: int) -> None:
     expected = {cell.artifact.name: cell for cell in here.cells}
     assert {cell.artifact.name for cell in run.cells} == {"onnx", "onnx-sim", "onnx-int8"}
     for cell in run.cells:
@@ -38,22 +38,22 @@ def _answers_as_here(run: Run, here: Run, processes: int) -> None:
 
 
 def test_a_device_answers_as_this_machine(bed: Bed, bundle: Path) -> None:
-    run = _bench(bundle, "bed", runtimes=["onnxruntime"])
+    run = bench_on(bundle, "bed", runtimes=["onnxruntime"])
 
-    _answers_as_here(run, _bench(bundle, "local", runtimes=["onnxruntime"]), processes=3)
+    assert_answers_as_here(run, bench_on(bundle, "local", runtimes=["onnxruntime"]), processes=3)
     assert not run.devices[0].emulated
     assert all(figures(run, cell).relative is not None for cell in run.cells)
     assert bed.left() == set()
 
 
 def test_an_aarch64_device_answers_as_this_machine_and_is_not_ranked(slow_bed: Bed, bundle: Path) -> None:
-    run = _bench(bundle, "bed", settings=replace(QUICK, processes=1, iterations=1))
+    run = bench_on(bundle, "bed", settings=replace(QUICK, processes=1, iterations=1))
 
     torchscript, *others = run.cells
     assert torchscript.status == "unsupported"
     assert "pip install" in str(torchscript.reason)
-    here = _bench(bundle, "local", runtimes=["onnxruntime"])
-    _answers_as_here(replace(run, cells=tuple(others)), here, processes=1)
+    here = bench_on(bundle, "local", runtimes=["onnxruntime"])
+    assert_answers_as_here(replace(run, cells=tuple(others)), here, processes=1)
     (device,) = run.devices
     assert device.fingerprint["machine"] == "aarch64"
     assert device.fingerprint["emulated_by"] == "qemu-aarch64"
@@ -63,10 +63,10 @@ def test_an_aarch64_device_answers_as_this_machine_and_is_not_ranked(slow_bed: B
 
 
 def test_what_is_there_is_not_pushed_again(bed: Bed, bundle: Path) -> None:
-    _bench(bundle, "bed", runtimes=["onnxruntime"])
+    bench_on(bundle, "bed", runtimes=["onnxruntime"])
     pushed = {path.name: path.stat().st_ino for path in (bed.work_dir / "cache").iterdir()}
 
-    _bench(bundle, "bed", runtimes=["onnxruntime"])
+    bench_on(bundle, "bed", runtimes=["onnxruntime"])
 
     assert {path.name: path.stat().st_ino for path in (bed.work_dir / "cache").iterdir()} == pushed
 
@@ -79,7 +79,7 @@ def test_devices_are_measured_side_by_side_and_one_that_is_away_stops_none(bed: 
     )
     Path("devices/away.toml").write_text(away)
 
-    run = _bench(bundle, "bed", "away", "local", runtimes=["onnxruntime"])
+    run = bench_on(bundle, "bed", "away", "local", runtimes=["onnxruntime"])
 
     status = {(cell.device, cell.status) for cell in run.cells}
     assert status == {("bed", "ok"), ("local", "ok"), ("away", "skipped")}

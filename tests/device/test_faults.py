@@ -159,13 +159,16 @@ def drop(device: SshBed | AdbBed) -> None:
 
 @contextmanager
 def counted(bed: Bed, command: str) -> Iterator[set[int]]:
-    """Every process of that agent's command that runs on the device meanwhile."""
+    """Every job of that agent's command that runs on the device meanwhile, each a session of its own: what a job is
+    about to start has its command line for a moment."""
     seen: set[int] = set()
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(0.05):
-            seen.update(processes(bed, "edgebench.agent", command))
+            for pid in processes(bed, "edgebench.agent", command):
+                with suppress(ProcessLookupError):
+                    seen.add(os.getsid(pid))
 
     thread = threading.Thread(target=look)
     thread.start()

@@ -48,13 +48,13 @@ def tree_cache() -> Path:
 def amd64_rootfs(cache: Path) -> Path:
     """A device of this machine's architecture: adbd, Python, numpy and onnxruntime."""
     wheels = _wheels()
-    return _cached(cache, "amd64", [_DEVICE_PACKAGES, *wheels], lambda path: _make_device(path, "amd64", wheels))
+    return cached(cache, "amd64", [_DEVICE_PACKAGES, *wheels], lambda path: _make_device(path, "amd64", wheels))
 
 
 def arm64_rootfs(cache: Path) -> Path:
     """The same for aarch64, with an sshd; it runs once `Emulation` is registered."""
     wheels = _wheels()
-    return _cached(
+    return cached(
         cache,
         "arm64",
         [_DEVICE_PACKAGES, *wheels],
@@ -64,12 +64,12 @@ def arm64_rootfs(cache: Path) -> Path:
 
 def qemu_aarch64(cache: Path) -> Path:
     """A static qemu-aarch64 10.x."""
-    return _cached(cache, "qemu", [], _make_qemu) / "qemu-aarch64"
+    return cached(cache, "qemu", [], _make_qemu) / "qemu-aarch64"
 
 
 def _make_device(path: Path, architecture: str, wheels: list[str], *, more_packages: str = "") -> None:
     require_tools({"mmdebstrap": "mmdebstrap"})
-    _bootstrap(path, architecture, "--include=?essential", f"--include={_DEVICE_PACKAGES}{more_packages}")
+    bootstrap(path, architecture, "--include=?essential", f"--include={_DEVICE_PACKAGES}{more_packages}")
     for name in ("passwd", "group"):
         shutil.copy(path / f"usr/share/base-passwd/{name}.master", path / f"etc/{name}")
     with (path / "etc/passwd").open("a") as passwd:
@@ -97,13 +97,13 @@ def _make_device(path: Path, architecture: str, wheels: list[str], *, more_packa
 def _make_qemu(path: Path) -> None:
     require_tools({"mmdebstrap": "mmdebstrap"})
     with tempfile.TemporaryDirectory(prefix="edgebench-qemu-") as scratch:
-        _bootstrap(Path(scratch) / "root", "amd64", "--include=qemu-user")
+        bootstrap(Path(scratch) / "root", "amd64", "--include=qemu-user")
         path.mkdir()
         # One of 38 emulators in a package of 450 MB.
         shutil.copy(Path(scratch) / "root/usr/bin/qemu-aarch64", path)
 
 
-def _bootstrap(path: Path, architecture: str, *options: str) -> None:
+def bootstrap(path: Path, architecture: str, *options: str) -> None:
     if not _KEYRING.exists():
         raise Unavailable(f"needs {_KEYRING} (apt-get install debian-archive-keyring)")
     # With `--keyring` apt would also take what any key in /etc/apt/trusted.gpg.d signed.
@@ -141,7 +141,7 @@ def _run(argv: list[str], failure: str) -> None:
         raise Unavailable(f"{failure}: {done.stderr.strip()[-500:]}")
 
 
-def _cached(cache: Path, name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
+def cached(cache: Path, name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
     """`make` writes to another path first: a tree under its own name is whole."""
     recipe = hashlib.sha256("\0".join([_RECIPE, _SUITE, *inputs]).encode()).hexdigest()[:12]
     tree = cache / f"{name}-{recipe}"
