@@ -1,6 +1,10 @@
 """What a link costs: `bench` of an artifact that is on the device already against the agent's own run there, the
 commands that it takes, and files pushed against scp's and adb's own speed; over a real sshd and adbd on this machine.
 
+A push is measured over the bare loopback, where copies and hashing are what takes time, and over a link that carries
+1 Gbit/s, more than a board's cable does. The file's hash is known before, as it is in `bench`, which reads each
+artifact to see that it is whole; what is pushed is verified on the device within the time. scp and adb verify nothing.
+
     python benchmarks/device_link.py [--repeats N]
 
 Needs root, sshd, adb and mmdebstrap, as tests/device does, and lays its devices in network namespaces of its own.
@@ -24,6 +28,7 @@ from pathlib import Path
 from benchmarks.conv_chain import input_spec, write_network
 from edgebench.agent.codec import encode
 from edgebench.agent.wire import WIRE_VERSION, Job, Round
+from edgebench.files import file_sha256
 from edgebench.measure.bench import bench
 from edgebench.measure.devices import open_target
 from edgebench.measure.jobs import JobRunner
@@ -31,11 +36,13 @@ from edgebench.targets.remote import RemoteAgent
 from edgebench.targets.zipapp import agent_zipapp
 from edgebench.types import BenchSettings, DeviceProfile
 from tests.device.beds.adb import AdbBed
+from tests.device.beds.network import Network
 from tests.device.beds.rootfs import amd64_rootfs, tree_cache
 from tests.device.beds.ssh import SshBed
 
 SIDE = 32
 PUSHED_BYTES = 100 << 20
+SLOW_LINK = ("tbf", "rate", "1gbit", "burst", "256kb", "latency", "50ms")
 # What runs edgebench's commands, counted by a program of the same name before it on the PATH.
 SHIM = '#!/bin/sh\nprintf "%s\\n" "$*" >>"{log}"\nexec {program} "$@"\n'
 SETTINGS = BenchSettings(processes=3, warmup=5, iterations=50, max_wait_s=0)
@@ -110,7 +117,19 @@ def _report_bench(name: str, profile: DeviceProfile, scratch: Path, repeats: int
     )
 
 
-def _report_push(name: str, profile: DeviceProfile, own: Sequence[str], scratch: Path, repeats: int) -> None:
+def _report_pushes(
+    name: str, network: Network, profile: DeviceProfile, own: Sequence[str], scratch: Path, repeats: int
+) -> None:
+    _report_push(name, "loopback", profile, own, scratch, repeats)
+    interface = f"eb-{network.host_address.split('.')[2]}"
+    subprocess.run(["tc", "qdisc", "add", "dev", interface, "root", *SLOW_LINK], check=True)
+    try:
+        _report_push(name, "1 Gbit/s", profile, own, scratch, repeats)
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", interface, "root"], check=True)
+
+
+def _report_push(name: str, link: str, profile: DeviceProfile, own: Sequence[str], scratch: Path, repeats: int) -> None:
     agent = RemoteAgent(profile, open_target(profile), print)
     agent.connect()
     ratios = []
@@ -119,6 +138,7 @@ def _report_push(name: str, profile: DeviceProfile, own: Sequence[str], scratch:
             files = [scratch / f"{name}-{index}-{side}" for side in ("ours", "theirs")]
             for file in files:
                 file.write_bytes(os.urandom(PUSHED_BYTES))
+                file_sha256(file)
             ours = _timed(lambda file=files[0]: agent.place([file]))  # type: ignore[misc]
             command = [word.replace("FILE", str(files[1])) for word in own]
             theirs = _timed(lambda command=command: subprocess.run(command, check=True, capture_output=True))  # type: ignore[misc]
@@ -127,7 +147,7 @@ def _report_push(name: str, profile: DeviceProfile, own: Sequence[str], scratch:
                 file.unlink()
     listed = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
     print(
-        f"{name}: 100 MB pushed and verified at {statistics.median(ratios):.2f} of {own[0]}'s speed "
+        f"{name}, {link}: 100 MB pushed and verified at {statistics.median(ratios):.2f} of {own[0]}'s speed "
         f"(median of {listed}; limit 0.8)"
     )
 
@@ -140,7 +160,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edgebench-link-") as name:
         scratch = Path(name)
         os.environ["EDGEBENCH_HOME"] = str(scratch / "home")
-        work_dir = f"/tmp/edgebench-link-{os.getpid()}"
+        # In memory on both sides: a disk is no link.
+        work_dir = f"/dev/shm/edgebench-link-{os.getpid()}"
         with closing(SshBed()) as bed:
             profile = DeviceProfile(
                 "ssh", "ssh", address=bed.host, ssh_config=str(bed.config), work_dir=work_dir, python=sys.executable
@@ -152,7 +173,7 @@ def main() -> None:
             # Over a connection that stands, as ours is.
             control = target.argv(["true"])[2]
             scp = ["scp", "-q", "-F", str(bed.config), "-o", f"ControlPath={control}", "FILE", f"{bed.host}:{work_dir}"]
-            _report_push("ssh", profile, scp, scratch, repeats)
+            _report_pushes("ssh", bed.network, profile, scp, scratch, repeats)
             target.close()
         with closing(AdbBed(amd64_rootfs(tree_cache()))) as adb_bed:
             os.environ.update(adb_bed.environment)
@@ -160,7 +181,7 @@ def main() -> None:
             _write(scratch / "adb.toml", profile)
             _report_bench("adb", profile, scratch, repeats)
             push = ["adb", "-s", adb_bed.serial, "push", "FILE", f"{work_dir}/pushed"]
-            _report_push("adb", profile, push, scratch, repeats)
+            _report_pushes("adb", adb_bed.network, profile, push, scratch, repeats)
     shutil.rmtree(work_dir, ignore_errors=True)
 
 
