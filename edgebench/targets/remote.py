@@ -6,22 +6,14 @@ the last request repeated; what the device was doing meanwhile went on there. A 
 
 from __future__ import annotations
 
-import fcntl
 import getpass
-import json
-import os
 import platform
 import secrets
-import select
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from edgebench._version import __version__
 from edgebench.agent.feeds import tensor_bytes
@@ -29,7 +21,8 @@ from edgebench.agent.wire import OutputFile
 from edgebench.errors import DeviceError
 from edgebench.files import file_sha256
 from edgebench.targets.agent import Ended
-from edgebench.targets.commands import capture, stop
+from edgebench.targets.channel import Channel, last_line
+from edgebench.targets.commands import capture
 from edgebench.targets.target import LinkLost, Target
 from edgebench.targets.zipapp import agent_zipapp
 from edgebench.types import DeviceProfile
@@ -43,127 +36,15 @@ _HOLD_S = 5.0
 # Python's start on a slow device, with a hash over what it was given before.
 _GREETING_S = 60.0
 _SETUP_S = 60.0
-_STALL_S = 30.0
-_CHUNK = 1 << 20
 # So long the device keeps a session whose host is silent. The host gives up before: a link that is lost is noticed
 # after 20 s, and an attempt to connect takes up to 20 s.
 _GRACE_S = 120.0
 _RECONNECT_S = 75.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _MOST_ATTEMPTS = 5
-# Of a login before it comes to the command.
-_MOST_LINES = 1000
 
 # The names of exit codes of `env` and of shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
-
-
-@dataclass
-class _Channel:
-    """The long command: requests in, answers out."""
-
-    process: subprocess.Popen[bytes]
-    log: Any
-    buffer: bytes = b""
-
-    def read_line(self, timeout_s: float) -> bytes:
-        """One line; b"" at the end.
-
-        Raises:
-            LinkLost: nothing came for so long.
-        """
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self.buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                raise LinkLost(f"no answer within {timeout_s:.0f} s")
-            chunk = os.read(self.process.stdout.fileno(), 1 << 16)
-            if not chunk:
-                return b""
-            self.buffer += chunk
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        return line
-
-    def greeting(self, timeout_s: float) -> dict[str, Any] | None:
-        """The agent's first line, after what the device's login may print; None where there is none."""
-        for _ in range(_MOST_LINES):
-            line = self.read_line(timeout_s)
-            if not line:
-                return None
-            with suppress(ValueError):
-                found = json.loads(line)
-                if isinstance(found, dict) and found.keys() & {"version", "busy", "error", "no_room"}:
-                    return found
-        return None
-
-    def answer(self, timeout_s: float) -> dict[str, Any]:
-        """What the device answers.
-
-        Raises:
-            LinkLost: it did not.
-        """
-        line = self.read_line(timeout_s)
-        if not line:
-            raise LinkLost(_last(self.said()))
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def write(self, request: Mapping[str, Any]) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError as error:
-            raise LinkLost(str(error)) from error
-
-    def write_file(self, path: Path, offset: int, advance: Callable[[int], None]) -> None:
-        """The file's bytes from `offset` on.
-
-        Raises:
-            LinkLost: nobody took any for too long.
-        """
-        assert self.process.stdin is not None
-        pipe = self.process.stdin.fileno()
-        os.set_blocking(pipe, False)
-        try:
-            with path.open("rb") as file:
-                left = os.fstat(file.fileno()).st_size - offset
-                while left:
-                    if not select.select([], [pipe], [], _STALL_S)[1]:
-                        raise LinkLost(f"nothing was taken for {_STALL_S:.0f} s")
-                    count = _move(file, pipe, offset, min(left, _CHUNK))
-                    offset, left = offset + count, left - count
-                    advance(count)
-        except BrokenPipeError as error:
-            raise LinkLost(str(error)) from error
-        finally:
-            os.set_blocking(pipe, True)
-
-    def read_file(self, path: Path, size: int) -> None:
-        """Append so many bytes to the file.
-
-        Raises:
-            LinkLost: they did not come; what came is kept.
-        """
-        assert self.process.stdout is not None
-        with path.open("ab") as file:
-            while size > 0:
-                if not self.buffer and select.select([self.process.stdout], [], [], _STALL_S)[0]:
-                    self.buffer = os.read(self.process.stdout.fileno(), _CHUNK)
-                if not self.buffer:
-                    raise LinkLost("the file was cut")
-                count = file.write(self.buffer[:size])
-                self.buffer, size = self.buffer[count:], size - count
-
-    def said(self) -> str:
-        """What it printed to stderr."""
-        self.log.seek(0)
-        return str(self.log.read().decode("utf-8", "replace"))
-
-    def close(self) -> None:
-        stop(self.process)
-        self.log.close()
 
 
 class _Refused(LinkLost):
@@ -197,7 +78,7 @@ class RemoteAgent:
         self._warn = warn
         self._session = f"{int(time.time())}-{secrets.token_hex(4)}"
         self._work_dir = work_dir_of(profile)
-        self._channel: _Channel | None = None
+        self._channel: Channel | None = None
         self._mutex = threading.RLock()
         self._closing = threading.Event()
         self._interrupted = threading.Event()
@@ -262,34 +143,25 @@ class RemoteAgent:
         name, _ = agent_zipapp()
         owner = f"{getpass.getuser()}@{platform.node()}, edgebench {__version__}"
         command = [self._profile.python, self._remote("agent", name), "serve", self._work_dir, self._session, owner]
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its channel
-        process = subprocess.Popen(
-            self._target.argv([*command, str(self._profile.cache_mb << 20), str(_GRACE_S)], self._profile.environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-        self._channel = _Channel(process, log)
-        _widen(process)
+        words = [*command, str(self._profile.cache_mb << 20), str(_GRACE_S)]
+        self._channel = Channel(self._target.argv(words, self._profile.environment))
         greeting = self._channel.greeting(_GREETING_S)
         if greeting is None:
-            process.wait(_ANSWER_S)
-            said = self._channel.said()
+            returncode, said = self._channel.ended(_ANSWER_S)
             if "Session open refused" in said:
                 hint = "set `MaxSessions 10` in its /etc/ssh/sshd_config: edgebench uses two over one connection"
                 raise self._error("allows no second session over its connection", hint)
-            if self._target.is_lost(process.returncode, said):
-                raise LinkLost(_last(said))
+            if self._target.is_lost(returncode, said):
+                raise LinkLost(last_line(said))
             self._channel.close()
             self._channel = None
-            if process.returncode in (_NOT_FOUND, _NOT_EXECUTABLE):
+            if returncode in (_NOT_FOUND, _NOT_EXECUTABLE):
                 raise self._error(
                     f"has no `{self._profile.python}`",
                     f"install Python 3.8 or newer there, or set `python` in devices/{self._profile.name}.toml; a "
                     "device without Python is measured with `tools`",
                 )
-            self._said = _last(said)
+            self._said = last_line(said)
             return None
         if "busy" in greeting:
             raise self._error(*_busy(greeting["busy"]))
@@ -309,9 +181,9 @@ class RemoteAgent:
         if done.stdout.endswith("whole\n"):
             return
         if done.timed_out or done.returncode == 0 or self._target.is_lost(done.returncode, done.stderr):
-            raise LinkLost(_last(done.stderr))
+            raise LinkLost(last_line(done.stderr))
         raise self._error(
-            f"does not let us write to {self._work_dir}: {_last(done.stderr)}",
+            f"does not let us write to {self._work_dir}: {last_line(done.stderr)}",
             f"set `work_dir` in devices/{self._profile.name}.toml, or make room there",
         )
 
@@ -339,7 +211,7 @@ class RemoteAgent:
         channel.write(request)
         return channel.answer(timeout_s)
 
-    def _channel_now(self) -> _Channel:
+    def _channel_now(self) -> Channel:
         if self._channel is None:
             raise LinkLost("there is no link")
         return self._channel
@@ -509,27 +381,6 @@ class RemoteAgent:
         return DeviceError(f"device `{self._profile.name}` {what} ({self._target.address})", hint=hint or default)
 
 
-def _move(file: BinaryIO, pipe: int, offset: int, count: int) -> int:
-    """Write a part of the file into the pipe, and as much of it as there is room for; how much that was."""
-    try:
-        if hasattr(os, "splice"):
-            # Without a copy through this process.
-            return os.splice(file.fileno(), pipe, count, offset_src=offset)
-        file.seek(offset)
-        return os.write(pipe, file.read(count))
-    except BlockingIOError:
-        return 0
-
-
-def _widen(process: subprocess.Popen[bytes]) -> None:
-    """Files go through in fewer pieces, where the system lets us."""
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        for stream in (process.stdin, process.stdout):
-            assert stream is not None
-            with suppress(OSError):
-                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _CHUNK)
-
-
 def work_dir_of(profile: DeviceProfile) -> str:
     """The directory on the device that everything is written to."""
     if profile.work_dir is not None:
@@ -547,8 +398,3 @@ def _busy(busy: Mapping[str, Any]) -> tuple[str, str]:
             f"if it does not come back, the device is free in {left} s",
         )
     return f"is in use by {busy['owner']}, since {busy['age_s']:.0f} s", "wait until it is done"
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"

@@ -7,7 +7,6 @@ measurements, with single times where the tool gives them (our own runner does) 
 from __future__ import annotations
 
 import getpass
-import json
 import platform
 import random
 import secrets
@@ -17,20 +16,19 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from edgebench.agent.codec import DecodeError, decode, encode
+from edgebench.agent.codec import decode, encode
 from edgebench.agent.feeds import tensor_bytes
 from edgebench.agent.lock import NATIVE_STALE_S
-from edgebench.agent.state import State
-from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult, Turn
+from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult
 from edgebench.config import home
 from edgebench.errors import DeviceError, EdgebenchError
 from edgebench.files import file_sha256
 from edgebench.targets.agent import Ended
 from edgebench.targets.commands import Completed, capture, drain, feed
-from edgebench.targets.native import TOOLS, ToolOutputError
+from edgebench.targets.native import TOOLS
 from edgebench.targets.native.build_runner import build_runner, fetch_library
+from edgebench.targets.native.results import RUNNER, from_one_start, of_runner, of_tool, taken_apart
 from edgebench.targets.native.script import Script
-from edgebench.targets.native.shell_state import state_of
 from edgebench.targets.probe import Probe, probe
 from edgebench.targets.remote import work_dir_of
 from edgebench.targets.target import LinkLost, Target
@@ -40,8 +38,6 @@ __all__ = ["RUNNER", "NativeAgent"]
 
 T = TypeVar("T")
 
-# Our own, beside the tools of others.
-RUNNER = "ort_runner"
 _RUNNER_RUNTIME = "onnxruntime"
 
 _COMMAND_S = 60.0
@@ -155,6 +151,8 @@ class NativeAgent:
                 hint = f"set `work_dir` in devices/{self._profile.name}.toml to a directory of your own"
                 raise self._error(f"does not let us write to {self._work_dir}", hint)
             self._hold()
+            if self._profile.governor is not None:
+                self._warn(f"{self._profile.name}: `governor` is not held on a device without Python")
             self._shell('rm -rf "$2" && mkdir -p "$1" "$3"', self._session, f"{self._work_dir}/sessions", self._cache)
             self._shell('mkdir -p "$1"', self._session)
         except LinkLost as error:
@@ -269,12 +267,12 @@ class NativeAgent:
         printed, ended = self._run(script, limit_s)
         if ended is not None:
             return ended
-        states, files = _taken_apart(printed, self._probed.cores or 1)
+        states, files = taken_apart(printed, self._probed.cores or 1)
         for index in runners:
-            found[index] = _of_runner(files, index)
+            found[index] = of_runner(files, index)
         for index, (tool, _) in others.items():
-            found[index] = _of_tool(files, index, tool)
-        measurements = _from_one_start([found[index] for index in range(len(work.jobs))])
+            found[index] = of_tool(files, index, tool)
+        measurements = from_one_start([found[index] for index in range(len(work.jobs))])
         return _answer(RoundResult(WIRE_VERSION, measurements, states, tuple(notes)))
 
     def _fit(self, work: Round, runners: Sequence[int]) -> bool:
@@ -337,8 +335,8 @@ class NativeAgent:
         printed, ended = self._run(script, limit_s)
         if ended is not None:
             return ended
-        _, files = _taken_apart(printed, 1)
-        found = _of_runner({**files, "code 0": files.get("code out0", "")}, 0)
+        _, files = taken_apart(printed, 1)
+        found = of_runner({**files, "code 0": files.get("code out0", "")}, 0)
         outputs = tuple(replace(file, path=str(PurePosixPath(self._session, file.path))) for file in found.outputs)
         return _answer(replace(found, outputs=outputs))
 
@@ -517,66 +515,5 @@ def _unsupported(reason: str) -> Measurement:
     return Measurement(WIRE_VERSION, "unsupported", reason)
 
 
-def _failed(reason: str) -> Measurement:
-    return Measurement(WIRE_VERSION, "failed", reason)
-
-
 def _answer(result: Measurement | RoundResult) -> Ended:
     return Ended(encode(result), 0, False, "")
-
-
-def _taken_apart(printed: Sequence[tuple[str, str]], cpus: int) -> tuple[tuple[State, ...], dict[str, str]]:
-    """The states in their order, and the rest by name."""
-    told: list[dict[str, str]] = []
-    files: dict[str, str] = {}
-    for name, text in printed:
-        if name.startswith("state "):
-            told.append({})
-        elif told and (name.startswith("/") or name.partition(" ")[0] in ("dumpsys", "vcgencmd")):
-            told[-1][name] = text
-        else:
-            files[name] = text
-    return tuple(state_of(parts, cpus) for parts in told), files
-
-
-def _of_runner(files: dict[str, str], index: int) -> Measurement:
-    text = files.get(f"result{index}.json")
-    if text is None:
-        code, said = files.get(f"code {index}", "").strip(), files.get(f"err{index}", "").strip()
-        if code == "137":
-            return _failed("the process was killed, most likely because memory ran out")
-        return _failed(f"{RUNNER} ended with {code or 'nothing'} and no result: {said or 'it printed nothing'}")
-    try:
-        found = decode(Measurement, _json(text), RUNNER)
-    except DecodeError as error:
-        return _failed(f"{RUNNER} gave a result that cannot be read: {error}")
-    return replace(found, tool=RUNNER)
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DecodeError(str(error)) from error
-
-
-def _of_tool(files: dict[str, str], index: int, tool: str) -> Measurement:
-    code = files.get(f"code out{index}", "").strip()
-    out, err = files.get(f"out{index}", ""), files.get(f"err{index}", "")
-    if code != "0":
-        lines = (err + out).strip().splitlines() or ["it printed nothing"]
-        return _failed(f"{tool} ended with {code}: {lines[-1].strip()}")
-    try:
-        return replace(TOOLS[tool].parse(out, err), tool=tool, cannot=TOOLS[tool].CANNOT)
-    except ToolOutputError as error:
-        return _failed(str(error))
-
-
-def _from_one_start(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    """Turns count from the first one of the round, and not from when the device was booted."""
-    begun = min((turn.started_ns for item in measurements for turn in item.turns), default=0)
-
-    def moved(turn: Turn) -> Turn:
-        return replace(turn, started_ns=turn.started_ns - begun)
-
-    return tuple(replace(item, turns=tuple(map(moved, item.turns))) for item in measurements)
