@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgebench.agent.lock import beat
-from edgebench.targets.native.agent import _LOCK, _TRIM
 from edgebench.targets.native.script import Script
+from edgebench.targets.native.shell import _LOCK, _TRIM
 
 SHELLS = [[path] for name in ("dash", "bash", "mksh") if (path := shutil.which(name))]
 SHELLS += [[path, "sh"] for name in ("busybox", "toybox") if (path := shutil.which(name))]

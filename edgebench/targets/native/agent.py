@@ -6,8 +6,6 @@ measurements, with single times where the tool gives them (our own runner does) 
 
 from __future__ import annotations
 
-import getpass
-import platform
 import random
 import secrets
 import time
@@ -18,19 +16,18 @@ from typing import Any, TypeVar
 
 from edgebench.agent.codec import decode, encode
 from edgebench.agent.feeds import tensor_bytes
-from edgebench.agent.lock import NATIVE_STALE_S
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, OutputFile, Round, RoundResult
 from edgebench.config import home
 from edgebench.errors import DeviceError, EdgebenchError
 from edgebench.files import file_sha256
 from edgebench.targets.agent import Ended
-from edgebench.targets.commands import Completed, capture, drain, feed
+from edgebench.targets.commands import capture, drain
 from edgebench.targets.native import TOOLS
 from edgebench.targets.native.build_runner import build_runner, fetch_library
 from edgebench.targets.native.results import RUNNER, from_one_start, of_runner, of_tool, taken_apart
 from edgebench.targets.native.script import Script
+from edgebench.targets.native.shell import DeviceShell
 from edgebench.targets.probe import Probe, probe
-from edgebench.targets.remote import work_dir_of
 from edgebench.targets.target import LinkLost, Target
 from edgebench.types import DeviceProfile, ToolBinary
 
@@ -40,71 +37,12 @@ T = TypeVar("T")
 
 _RUNNER_RUNTIME = "onnxruntime"
 
-_COMMAND_S = 60.0
-_DONE = "@@done"
 _STALL_S = 30.0
 _RECONNECT_S = 100.0
 _MOST_ATTEMPTS = 5
 # Of memory that is free, so much may be taken by runners that wait for their turns; a model takes about so many times
 # the size of its file.
 _SHARE, _MODEL_FACTOR = 0.5, 3
-
-# $1 the lock, $2 who takes it, $3 after how many silent seconds it is stale, $4 for how long it will be silent, $5
-# the work directory. Uptime and not the clock, which may be set; another boot id is another life of the device.
-_LOCK = r"""
-now=$(cut -d. -f1 /proc/uptime); boot=$(cat /proc/sys/kernel/random/boot_id)
-look() { owner_boot= at= since= owner=; read -r owner_boot at since owner 2>/dev/null <"$1/owner"; }
-mkdir -p "$5"
-# A host with edgebench's agent has another lock, and the heartbeat of its session.
-if [ -s "$5/lock" ]; then
-    for beat in "$5"/sessions/*/heartbeat; do
-        read -r at 2>/dev/null <"$beat" && [ "${at%.*}" -gt $((now - 120)) ] || continue
-        echo "busy 0 0 $(sed 's/.*"owner": "\([^"]*\)".*/\1/' "$5/lock") x"
-        exit 0
-    done
-fi
-if ! mkdir "$1" 2>/dev/null; then
-    # Whoever has just made it is about to write its name.
-    look "$1" || { sleep 1; look "$1"; }
-    if [ "$owner_boot" = "$boot" ] && [ "${at:-0}" -gt $((now - $3)) ]; then
-        [ "$owner" = "$2" ] || { echo "busy $((now - since)) $((now - at)) $owner"; exit 0; }
-    else
-        # One at a time breaks it, and only if it is still what was seen; a door left by a crash is of its minute only.
-        seen="$owner_boot $at $since $owner" door="$1.$boot.$((now / 60))"
-        mkdir "$door" 2>/dev/null || { echo "busy 0 0 another host, which was faster"; exit 0; }
-        look "$1"
-        [ "$owner_boot $at $since $owner" = "$seen" ] && rm -rf "$1" && mkdir "$1" 2>/dev/null
-        taken=$?
-        rmdir "$door"
-        [ "$taken" = 0 ] || { echo "busy 0 0 another host, which was faster"; exit 0; }
-        since=$now
-    fi
-else
-    since=$now
-fi
-echo "$boot $((now + ${4:-0})) ${since:-$now} $2" >"$1/owner.new" && mv "$1/owner.new" "$1/owner" && echo held
-"""
-
-
-# $1 a file. What an earlier push over a link that is cut still holds back must not be appended to this one's.
-_SIZES = """
-read -r pid 2>/dev/null <"$1.pid" && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = cat ] && kill -9 "$pid"
-rm -f "$1.pid"
-for f in "$1" "$1.part"; do wc -c <"$f" 2>/dev/null || echo -1; done
-touch -c "$1"
-"""
-
-# $1 the cache, $2 its bound in kB, $3 the files that stay; prints the kB that are free.
-_TRIM = """
-cd "$1" || exit 0
-ls -t | while read -r f; do
-    set -- "$1" "$2" "$3" $(du -k "$f")
-    total=$((total + $4))
-    case " $3 " in *" ${f%.part} "*) ;; *) [ "$total" -gt "$2" ] && rm -f "$f" ;; esac
-done
-set -- $(df -Pk . | tail -n 1)
-echo "$4"
-"""
 
 
 class NativeAgent:
@@ -116,9 +54,8 @@ class NativeAgent:
         self._profile = profile
         self._target = target
         self._warn = warn
-        self._work_dir = work_dir_of(profile)
-        self._session = f"{self._work_dir}/sessions/{int(time.time())}-{secrets.token_hex(4)}"
-        self._owner = f"{getpass.getuser()}@{platform.node()} {secrets.token_hex(4)}"
+        self._shell = DeviceShell(profile, target)
+        self._session = f"{self._shell.work_dir}/sessions/{int(time.time())}-{secrets.token_hex(4)}"
         self._kept: set[str] = set()
         self._interrupted = False
         self._seen: Probe | None = None
@@ -146,74 +83,28 @@ class NativeAgent:
         """
         try:
             self._target.connect()
-            self._seen = probe(self._target, self._work_dir, self._profile.python)
+            self._seen = probe(self._target, self._shell.work_dir, self._profile.python)
             if not self._seen.writable:
                 hint = f"set `work_dir` in devices/{self._profile.name}.toml to a directory of your own"
-                raise self._error(f"does not let us write to {self._work_dir}", hint)
-            self._hold()
+                raise self._shell.error(f"does not let us write to {self._shell.work_dir}", hint)
+            self._shell.hold()
             if self._profile.governor is not None:
                 self._warn(f"{self._profile.name}: `governor` is not held on a device without Python")
-            self._shell('rm -rf "$2" && mkdir -p "$1" "$3"', self._session, f"{self._work_dir}/sessions", self._cache)
-            self._shell('mkdir -p "$1"', self._session)
+            sessions = f"{self._shell.work_dir}/sessions"
+            self._shell.run('rm -rf "$1" && mkdir -p "$2" "$3"', sessions, self._session, self._shell.cache)
         except LinkLost as error:
             self._target.close()
-            raise self._error(f"does not answer: {error}") from error
+            raise self._shell.error(f"does not answer: {error}") from error
         except BaseException:
             self.close()
             raise
-
-    @property
-    def _cache(self) -> str:
-        return f"{self._work_dir}/cache"
-
-    def _hold(self, silent_s: float = 0.0) -> None:
-        """Take the lock, or say that it is still held and will be for so long without another word."""
-        words = (f"{self._work_dir}/lock.d", self._owner, str(NATIVE_STALE_S), str(int(silent_s)), self._work_dir)
-        answer = self._shell(_LOCK, *words).stdout.strip()
-        if answer.startswith("busy"):
-            _, age_s, _, other = answer.split(" ", 3)
-            raise self._error(
-                f"is in use by {other.rpartition(' ')[0] or other}, since {age_s} s",
-                f"wait until it is done; if that host is gone, remove {self._work_dir}/lock.d on the device",
-            )
-        if answer != "held":
-            raise self._error(f"could not be locked: {answer or 'its shell said nothing'}")
 
     def place(self, paths: Sequence[Path], advance: Callable[[int], None]) -> dict[Path, str]:
         """Where the files are on the device; those that are not there are pushed."""
         # What a round needs together must not make room for each other; a tool is placed while a round is prepared.
         self._kept.update(file_sha256(path) for path in paths)
-        return {path: self._retried(lambda path=path: self._push(path, advance)) for path in paths}  # type: ignore[misc]
-
-    def _push(self, path: Path, advance: Callable[[int], None]) -> str:
-        sha256, size = file_sha256(path), path.stat().st_size
-        there = f"{self._cache}/{sha256}"
-        for _ in range(_MOST_ATTEMPTS):
-            whole, partial = (int(line) for line in self._shell(_SIZES, there).stdout.split())
-            if whole == size:
-                return there
-            self._make_room(size - max(0, partial))
-            if partial > size:
-                self._shell('rm -f "$1.part"', there)
-                partial = 0
-            argv = self._target.argv(["sh", "-c", 'echo $$ >"$1.pid"; exec cat >>"$1.part"', "sh", there])
-            feed(argv, path, max(0, partial), stall_s=_STALL_S, advance=advance)
-            done = self._shell('sha256sum "$1.part" && wc -c <"$1.part"', there)
-            if done.stdout.startswith(sha256):
-                # A device that loses its power afterwards must not have the name without the content.
-                self._shell('chmod 755 "$1.part" && sync && mv "$1.part" "$1" && rm -f "$1.pid"', there)
-            elif done.stdout.split()[-1:] == [str(size)]:
-                # Whole in length and not in content: begin anew.
-                self._shell('rm -f "$1.part"', there)
-        raise self._error(f"did not take {path.name} ({size} bytes)")
-
-    def _make_room(self, size: int) -> None:
-        """Throw away what was used least lately until the cache is within its bound, and see that there is room."""
-        bound_kb = (self._profile.cache_mb << 10) - (size >> 10)
-        free = self._shell(_TRIM, self._cache, str(max(0, bound_kb)), " ".join(self._kept)).stdout.strip()
-        if free.isdigit() and int(free) * 1024 < size + (16 << 20):
-            hint = f"free some space, or set `work_dir` in devices/{self._profile.name}.toml"
-            raise self._error(f"has no room: {int(free) >> 10} MB are free, {size >> 20} MB are needed", hint)
+        push = self._shell.push
+        return {path: self._retried(lambda path=path: push(path, self._kept, advance)) for path in paths}  # type: ignore[misc]
 
     def execute(self, command: str, message: Callable[[], Any], limit_s: float) -> Ended:
         """A round, or predictions, by a tool; nothing else can be had without Python."""
@@ -225,7 +116,7 @@ class NativeAgent:
         return _answer(_unsupported(f"a device without Python cannot {command}"))
 
     def _round(self, work: Round, limit_s: float) -> Ended:
-        self._hold(limit_s)
+        self._shell.hold(limit_s)
         script = Script(self._session)
         script.show_state("before")
         found: dict[int, Measurement] = {}
@@ -277,9 +168,9 @@ class NativeAgent:
 
     def _fit(self, work: Round, runners: Sequence[int]) -> bool:
         """Whether memory holds them all; what the device has is not known before its first state, so by its files."""
-        available = self._shell("sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").stdout.strip()
+        available = self._shell.run("sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").stdout.strip()
         sizes = 'for f in "$@"; do wc -c <"$f"; done'
-        listed = self._shell(sizes, *[work.jobs[index].artifact for index in runners]).stdout if runners else ""
+        listed = self._shell.run(sizes, *[work.jobs[index].artifact for index in runners]).stdout if runners else ""
         wanted = _MODEL_FACTOR * sum(int(line) for line in listed.split())
         return not available.isdigit() or wanted < _SHARE * 1024 * int(available)
 
@@ -321,7 +212,7 @@ class NativeAgent:
         return [*(["env", *variables] if variables else []), *pinned, *argv]
 
     def _predict(self, job: Job, limit_s: float) -> Ended:
-        self._hold(limit_s)
+        self._shell.hold(limit_s)
         try:
             tool, binary = self._tool(job)
             if tool != RUNNER:
@@ -347,8 +238,8 @@ class NativeAgent:
                 path = self._retried(lambda name=name, binary=binary: self._binary(name, binary))  # type: ignore[misc]
                 if name == RUNNER:
                     self._retried(self._library)
-                if self._shell('[ -x "$1" ] && echo here', path).stdout.strip() != "here":
-                    raise self._error(
+                if self._shell.run('[ -x "$1" ] && echo here', path).stdout.strip() != "here":
+                    raise self._shell.error(
                         f"has no program {path}", f"set `path` of `tools.{name}` in its profile, or `push`"
                     )
             except DeviceError as error:
@@ -368,7 +259,7 @@ class NativeAgent:
                 command = ["tail", "-c", f"+{path.stat().st_size + 1}", file.path]
                 drain(self._target.argv(command), path, stall_s=_STALL_S, advance=lambda count: None)
             if path.stat().st_size != size:
-                raise self._error(f"did not give back {file.path}")
+                raise self._shell.error(f"did not give back {file.path}")
             paths.append(path)
         return paths
 
@@ -386,13 +277,15 @@ class NativeAgent:
         if binary.path is not None:
             return binary.path
         if not self._probed.executable:
-            raise self._error(
-                f"runs no files below {self._work_dir} (mounted noexec)",
+            raise self._shell.error(
+                f"runs no files below {self._shell.work_dir} (mounted noexec)",
                 f"set `work_dir` in devices/{self._profile.name}.toml to a directory that is not",
             )
         source = self._built() if binary.push is None else Path(binary.push)
         if not source.is_file():
-            raise self._error(f"lacks its tool: {source} is not there", f"set `push` of `tools.{name}` in its profile")
+            raise self._shell.error(
+                f"lacks its tool: {source} is not there", f"set `push` of `tools.{name}` in its profile"
+            )
         return self.place([source], lambda count: None)[source]
 
     def _built(self) -> Path:
@@ -417,7 +310,7 @@ class NativeAgent:
 
     def _run(self, script: Script, limit_s: float) -> tuple[list[tuple[str, str]], Ended | None]:
         """What the script printed; or how it ended, where it did not come to its end."""
-        self._shell('cd "$1" && rm -f ./*', self._session)
+        self._shell.run('cd "$1" && rm -f ./*', self._session)
         argv = self._target.argv(["sh", "-s"])
         done = capture(argv, timeout_s=limit_s, stdin=script.text())
         if self._interrupted:
@@ -437,16 +330,7 @@ class NativeAgent:
 
     def _kill(self) -> None:
         """End what a script left running."""
-        self._shell('[ -r "$1/pid" ] && kill -9 -- "-$(cat "$1/pid")" 2>/dev/null; rm -f "$1/pid"', self._session)
-
-    def _shell(self, script: str, *arguments: str) -> Completed:
-        # adb ends with 0 also where its link went: only what was printed last tells that all of it was done.
-        text = f"( {script}\n)\necho {_DONE}\n"
-        done = capture(self._target.argv(["sh", "-s", *arguments]), timeout_s=_COMMAND_S, stdin=text.encode())
-        stdout, mark, _ = done.stdout.rpartition(_DONE)
-        if done.timed_out or not mark:
-            raise LinkLost(done.stderr.strip() or "a command did not come back")
-        return replace(done, stdout=stdout)
+        self._shell.run('[ -r "$1/pid" ] && kill -9 -- "-$(cat "$1/pid")" 2>/dev/null; rm -f "$1/pid"', self._session)
 
     def _retried(self, work: Callable[[], T]) -> T:
         """Do it; once more over a new link where the link was lost in the middle."""
@@ -456,14 +340,14 @@ class NativeAgent:
                 if lost:
                     self._reach()
                     self._kill()
-                    self._hold()
+                    self._shell.hold()
                 return work()
             except LinkLost as error:
                 lost = lost or time.monotonic()
                 if self._interrupted:
                     raise KeyboardInterrupt from error
                 if time.monotonic() - lost > _RECONNECT_S:
-                    raise self._error(f"was lost: {error}") from error
+                    raise self._shell.error(f"was lost: {error}") from error
                 time.sleep(1.0)
 
     def _reach(self) -> None:
@@ -482,11 +366,11 @@ class NativeAgent:
         """Leave nothing but the cache of files."""
         self._quietly(self._kill)
         self._quietly(
-            lambda: self._shell(
+            lambda: self._shell.run(
                 'case $(cat "$2/owner" 2>/dev/null) in *" $3") rm -rf "$1" "$2" ;; esac',
                 self._session,
-                f"{self._work_dir}/lock.d",
-                self._owner,
+                f"{self._shell.work_dir}/lock.d",
+                self._shell.owner,
             )
         )
         self._target.close()
@@ -496,10 +380,6 @@ class NativeAgent:
             work()
         except LinkLost as error:
             self._warn(f"{self._profile.name}: could not be cleared up: {error}")
-
-    def _error(self, what: str, hint: str | None = None) -> DeviceError:
-        default = f"check the device and its cable, or run: edgebench devices doctor {self._profile.name}"
-        return DeviceError(f"device `{self._profile.name}` {what} ({self._target.address})", hint=hint or default)
 
 
 class _CannotHere(Exception):
