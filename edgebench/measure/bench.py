@@ -402,12 +402,23 @@ def _earlier_run(run: Run, tasks: Sequence[Task], found: Sequence[Connected], ev
     """The stored run, if these are its cells, its inputs, its images and its devices."""
     started_by = f" ({' '.join(run.command)})" if run.command else ""
     hint = f"resume with the arguments of the interrupted run{started_by}, or leave --resume out"
-    if [_identity(cell) for cell in run.cells] != [_identity(_blank_cell(task)) for task in tasks]:
+    # Of a device that was never reached it was not known how many threads it would take.
+    unknown = {device.name for device in run.devices if not device.fingerprint}
+    blank = [_blank_cell(task) for task in tasks]
+    earlier = {_identity(cell): cell for cell in run.cells}
+    wanted = [_identity(cell) for cell in blank if cell.device not in unknown]
+    if wanted != [_identity(cell) for cell in run.cells if cell.device not in unknown]:
+        for item in found:
+            if item.error is not None:
+                # It was there before, and only it knows how many threads its cells have.
+                raise item.error
         raise UsageError(f"run {run.id} has other cells than these arguments give", hint=hint)
     if run.inputs != _inputs_of(tasks):
         raise UsageError(f"run {run.id} was fed with {run.inputs}, not with {_inputs_of(tasks)}", hint=hint)
     if run.data_sha256 != (None if evaluation is None else evaluation.sha256):
         raise UsageError(f"run {run.id} measured accuracy on other --data, or on none", hint=hint)
+    if {item.device.name for item in found} != {device.name for device in run.devices}:
+        raise UsageError(f"run {run.id} is of other devices than these arguments name", hint=hint)
     for item in found:
         before = run.device(item.device.name)
         # One that was not reached said nothing.
@@ -415,7 +426,7 @@ def _earlier_run(run: Run, tasks: Sequence[Task], found: Sequence[Connected], ev
             raise UsageError(
                 f"run {run.id} was measured on another `{before.name}`, or before it was changed", hint=hint
             )
-    cells = [_reopened(cell, task) for cell, task in zip(run.cells, tasks, strict=True)]
+    cells = [_reopened(earlier.get(_identity(cell), cell), task) for cell, task in zip(blank, tasks, strict=True)]
     devices = tuple(
         item.device if item.agent is not None else replace(run.device(item.device.name), error=item.device.error)
         for item in found

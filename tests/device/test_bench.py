@@ -85,3 +85,21 @@ def test_devices_are_measured_side_by_side_and_one_that_is_away_stops_none(bed: 
     assert status == {("bed", "ok"), ("local", "ok"), ("away", "skipped")}
     assert all("away" in str(cell.reason) for cell in run.cells if cell.device == "away")
     assert [device.error is not None for device in run.devices] == [False, True, False]
+
+
+def test_a_device_that_was_away_is_measured_by_resuming(bed: Bed, bundle: Path) -> None:
+    profile = Path("devices/bed.toml")
+    right = profile.read_text()
+    profile.write_text('transport = "ssh"\naddress = "nobody.invalid"\n')
+    first = edgebench.bench(bundle, devices=["local", "bed"], runtimes=["onnxruntime"], settings=QUICK)
+
+    # Reached at last, it turns out to have a number of threads of its own.
+    profile.write_text(f"threads = [2]\n{right}")
+    run = edgebench.bench(bundle, devices=["local", "bed"], runtimes=["onnxruntime"], settings=QUICK, resume=first.id)
+
+    assert {cell.status for cell in first.cells if cell.device == "bed"} == {"skipped"}
+    assert {(cell.device, cell.status) for cell in run.cells} == {("local", "ok"), ("bed", "ok")}
+    assert {cell.threads for cell in run.cells if cell.device == "bed"} == {2}
+    before = [cell.measurements for cell in first.cells if cell.device == "local"]
+    assert [cell.measurements for cell in run.cells if cell.device == "local"] == before
+    assert all(device.error is None for device in run.devices)
