@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import closing
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import edgebench
 from edgebench.figures import figures
+from edgebench.report.run_table import render
 from edgebench.types import BenchSettings, Run
 
 from .beds.adb import AdbBed
-from .conftest import Bed
+from .conftest import Bed, profile_of
 
 QUICK = BenchSettings(processes=3, warmup=1, iterations=10, max_wait_s=0)
 
@@ -116,3 +120,30 @@ def test_a_lock_of_another_life_of_the_device_is_broken(bed: Bed, bundle: Path) 
 
     assert [cell.status for cell in run.cells[1:]] == ["ok"] * 3
     assert _left(bed) == set()
+
+
+@pytest.mark.parametrize("tools", ["", "[tools.ort_runner]\n"], ids=["agent", "runner"])
+def test_a_phone_tells_its_state_and_is_called_a_background_process(
+    tools: str, amd64: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(AdbBed(amd64, android=True)) as phone:
+        for name, value in phone.environment.items():
+            monkeypatch.setenv(name, value)
+        Path("devices").mkdir()
+        # The bed has a phone's tools and not its environment.
+        profile = profile_of(phone, work_dir="/data/local/tmp/eb") + '[environment]\nANDROID_ROOT = "/system"\n' + tools
+        Path("devices/bed.toml").write_text(profile)
+
+        run = edgebench.bench(bundle, devices=["bed"], runtimes=["onnxruntime"], settings=QUICK, threads=[1])
+
+    assert {cell.status for cell in run.cells} == {"ok"}
+    assert run.devices[0].background
+    for entry in run.ledger:
+        for state in (entry.states[0], entry.states[-1]):
+            assert state.thermal_status == 0
+            assert state.temperatures_mc["TYPE_SKIN"] == 25_300
+            assert "TYPE_NPU" not in state.temperatures_mc
+            assert state.power == "mains"
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(render(run))
+    assert "bed: from adb shell, as a background process" in console.export_text()
