@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from .calm import wait_until_calm
 from .codec import decode
 from .ledgers.device_tools import enrich
-from .probes import energy, nvml
+from .probes import energy, gpu_energy, nvml
 from .process import WorkerProcess
 from .runtimes import on_gpu
 from .state import State, read_state
@@ -48,7 +48,7 @@ def conduct(work: Round, scratch: str, *, nvml_library: str = nvml.LIBRARY) -> R
 def _power(meter: energy.EnergyMeter) -> Optional[int]:
     """Microwatts of the device while nothing of ours runs."""
     seconds = _IDLE_S
-    if isinstance(meter, nvml.NvmlEnergyMeter):
+    if isinstance(meter, gpu_energy.NvmlEnergyMeter):
         seconds = _GPU_IDLE_SPANS * meter.shortest_ns / 1e9
     started = time.monotonic()
     meter.start()
@@ -146,7 +146,7 @@ class _Conductor:
     def _open_meter(self) -> Optional[energy.EnergyMeter]:
         """Of the card where all jobs use it, else of the rest of the machine, which tells nothing of jobs on a card."""
         if self._on_gpu and all(self._on_gpu):
-            board = None if self._gpu is None else nvml.open_meter(self._gpu)
+            board = None if self._gpu is None else gpu_energy.open_meter(self._gpu)
             longest_s = max(2 * self._work.turn_s, self._work.window_s if self._work.sustained_s > 0 else 0.0)
             if board is not None and board.shortest_ns > longest_s * 1e9:
                 words = "the GPU's energy was not read: %s tells nothing of less than %.0f s"
@@ -159,7 +159,7 @@ class _Conductor:
         return meter
 
     def _metered_gpu(self) -> bool:
-        return isinstance(self._meter, nvml.NvmlEnergyMeter)
+        return isinstance(self._meter, gpu_energy.NvmlEnergyMeter)
 
     def _meter_of(self, part: _Part) -> Optional[energy.EnergyMeter]:
         return self._meter if self._on_gpu[part.index] == self._metered_gpu() else None

@@ -52,7 +52,7 @@ def _line(runtime: str = "onnxruntime", machine: str = "aarch64", **changes: obj
 @pytest.mark.parametrize(
     ("python", "onnxruntime", "torch"),
     [
-        # https://pypi.org/project/onnxruntime/1.19.2/#files and /torch/2.4.1/#files: the last with cp38.
+        # The package index's lists of files: these are the last with cp38.
         ("3.8.18", "1.19.2", "2.4.1"),
         ("3.9.2", "1.19.2", "2.8.0"),
     ],

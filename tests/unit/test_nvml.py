@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgebench.agent.probes.nvml import Gpu, NvmlEnergyMeter, open_gpu, open_meter, throttle_words, why_not
+from edgebench.agent.probes.gpu_energy import NvmlEnergyMeter, open_meter
+from edgebench.agent.probes.nvml import Gpu, open_gpu, throttle_words, why_not
 
 SECOND_NS = 1_000_000_000
 GIB = 1 << 30
