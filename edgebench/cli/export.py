@@ -27,7 +27,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("-o", "--out", metavar="DIR", type=Path, help="the bundle (default: MODEL's name + .eb)")
-    parser.add_argument("--formats", metavar="LIST", type=comma_separated, help="which formats (default: all)")
+    parser.add_argument(
+        "--formats", metavar="LIST", type=comma_separated, help="which formats (default: all but torch-export)"
+    )
     parser.add_argument(
         "--calib", metavar="DATA", help="images for int8 and parity, e.g. imagefolder:photos/ (default: none, no int8)"
     )

@@ -1,6 +1,7 @@
 """The export chain: each format from its parent, proved equal to it, kept in the cache; one failure stops no other.
 
 source ──> torchscript
+   ├─────> torch-export
    └─────> onnx ──> onnx-sim ──> onnx-int8
 """
 
@@ -20,7 +21,7 @@ from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
-from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torchscript
+from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torch_export, torchscript
 from edgebench.exporters.parity import Outputs, compare, judge, open_runner, remarks
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
@@ -29,7 +30,7 @@ from edgebench.types import Artifact, TensorSpec, Tolerance
 
 __all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
 
-_STEPS = (torchscript.STEP, onnx.STEP, onnx_import.STEP, onnx_sim.STEP, onnx_int8.STEP)
+_STEPS = (torchscript.STEP, torch_export.STEP, onnx.STEP, onnx_import.STEP, onnx_sim.STEP, onnx_int8.STEP)
 FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -88,7 +89,7 @@ def run_chain(
 
 
 def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
-    """The steps to the wanted formats (None: all), with those that lie on the way, parents first.
+    """The steps to the wanted formats (None: the usual ones), with those that lie on the way, parents first.
 
     Raises:
         UsageError: an unknown format, or one that the source cannot become.
@@ -98,7 +99,7 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
         if any(parent == source_format or parent in {other.format for other in reachable} for parent in step.parents):
             reachable.append(step)
     if formats is None:
-        return reachable
+        return [step for step in reachable if step.usual]
     by_format = {step.format: step for step in reachable}
     for name in formats:
         if name not in FORMATS:

@@ -73,7 +73,7 @@ class Comparison:
 
 def open_runner(format: str, *, module: Any | None = None, path: Path | None = None) -> Runner:
     """A function from a feed to outputs, for a source's module or an artifact's file. It never changes the feed."""
-    if format in ("source", "torchscript"):
+    if format in ("source", "torchscript", "torch-export"):
         return _torch_runner(module, path)
     switch_telemetry_off()
     import onnxruntime
@@ -90,8 +90,11 @@ def _torch_runner(module: Any | None, path: Path | None) -> Runner:
     if module is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch 2.15 calls TorchScript deprecated on every load
-            module = torch.jit.load(str(path), map_location="cpu").eval()
-    elif isinstance(module, torch.export.ExportedProgram):
+            if str(path).endswith(".pt2"):
+                module = torch.export.load(str(path))
+            else:
+                module = torch.jit.load(str(path), map_location="cpu").eval()
+    if isinstance(module, torch.export.ExportedProgram):
         module = module.module()
 
     def run(feed: Feed) -> Outputs:

@@ -55,7 +55,8 @@ class Step:
     """An export format. `parents` are the formats it can start from, the preferred one first.
 
     `modules` are imported by `run` and come with `extra`; `tools` are the distributions whose version can change the
-    file. `options` gives what decides the result, from the chain's settings; it is part of the cache's key.
+    file. `options` gives what decides the result, from the chain's settings; it is part of the cache's key. One that is
+    not `usual` is made only when it is asked for.
     """
 
     format: str
@@ -68,6 +69,7 @@ class Step:
     run: Callable[[Parent, StepInput, Path], StepResult]
     extra: str = "torch"
     calibrated: bool = False
+    usual: bool = True
 
     def require_modules(self) -> None:
         """Raises MissingExtra where one of `modules` is not installed; imports nothing."""

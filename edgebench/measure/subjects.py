@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
-from edgebench.agent.runtimes import onnxruntime, torchscript
+from edgebench.agent.runtimes import onnxruntime, torch_compiled, torchscript
 from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
 from edgebench.files import file_sha256
@@ -27,10 +27,12 @@ __all__ = ["RUNTIMES", "USUAL_RUNTIMES", "Subject", "find_subjects"]
 USUAL_RUNTIMES: dict[str, tuple[str, ...]] = {
     "onnxruntime": onnxruntime.FORMATS,
     "torchscript": torchscript.FORMATS,
+    "torch-compiled": torch_compiled.FORMATS,
     **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME != "onnxruntime"},
 }
 RUNTIMES = {
     **USUAL_RUNTIMES,
+    "torch-compiled-cuda": torch_compiled.FORMATS,
     "onnxruntime-cuda": onnxruntime.FORMATS,
     "onnxruntime-tensorrt": onnxruntime.FORMATS,
     "torchscript-cuda": torchscript.FORMATS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import edgebench
 from edgebench.agent.codec import decode, encode
 from edgebench.agent.conductor import conduct
 from edgebench.agent.feeds import Feed, Tensor
@@ -23,6 +25,7 @@ from edgebench.agent.probes import nvml
 from edgebench.agent.runtimes import Unsupported, find
 from edgebench.agent.runtimes.torchscript_cuda import TorchScriptGpuSession
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, Round, RoundResult, TensorSpec
+from edgebench.types import BenchSettings
 from tests.integration.conftest import ROOT
 
 SPEC = TensorSpec("x", (1, 3, 64, 64), "float32")
@@ -288,3 +291,24 @@ def test_tensorrt_is_measured(onnx_file: str, feeds: tuple[FeedFile, ...], tmp_p
 
     _is_whole(only)
     assert (only.provider or "").startswith("TensorrtExecutionProvider (")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (apt install g++)")
+def test_an_exported_program_is_compiled_and_answers_as_its_source(tiny_net: str, photos: str) -> None:
+    exported = edgebench.export(
+        tiny_net, "tiny.eb", formats=["torch-export", "onnx"], calib=photos, preprocess="cifar10"
+    )
+    assert {artifact.format: artifact.status for artifact in exported.bundle.artifacts} == {
+        "torch-export": "ok",
+        "onnx": "ok",
+    }
+
+    settings = BenchSettings(processes=1, warmup=1, iterations=5, max_wait_s=0)
+    run = edgebench.bench(exported, data=photos, settings=settings, threads=[1])
+
+    cells = {cell.runtime: cell for cell in run.cells}
+    compiled = cells["torch-compiled"]
+    assert compiled.status == "ok", compiled.reason
+    assert compiled.provider == "inductor, CPU"
+    assert compiled.accuracy is not None and cells["onnxruntime"].accuracy is not None
+    assert compiled.accuracy.predictions == cells["onnxruntime"].accuracy.predictions

@@ -16,7 +16,7 @@ from . import Unsupported
 from .torchscript import FORMATS, TorchScriptSession, flatten, load_module, prepare
 from .torchscript import load_library as load_torch
 
-__all__ = ["FORMATS", "INSTALL", "ON_GPU", "load_library", "open_session", "prepare"]
+__all__ = ["FORMATS", "INSTALL", "ON_GPU", "describe_card", "load_library", "open_session", "prepare"]
 
 INSTALL = "pip install torch (for Linux on x86-64 with CUDA; elsewhere as https://pytorch.org/get-started/locally says)"
 ON_GPU = True
@@ -44,7 +44,7 @@ def open_session(path: str, threads: int) -> TorchScriptGpuSession:
 
     torch.set_num_threads(threads)
     module = load_module(path, _DEVICE)
-    return TorchScriptGpuSession(torch, module.eval(), _DEVICE, _provider(torch))
+    return TorchScriptGpuSession(torch, module.eval(), _DEVICE, describe_card(torch))
 
 
 def _why_not(torch: Any) -> str:
@@ -60,7 +60,7 @@ def _why_not(torch: Any) -> str:
     return "see `nvidia-smi`"
 
 
-def _provider(torch: Any) -> str:
+def describe_card(torch: Any) -> str:
     """The card and what of torch's settings changes figures."""
     built = "ROCm %s" % torch.version.hip if torch.version.cuda is None else "CUDA %s" % torch.version.cuda
     return "%s (%s, %s)" % (torch.cuda.get_device_name(0), built, _tf32(torch))
