@@ -90,7 +90,7 @@ class Place:
 @contextmanager
 def _placed(machine: Machine, *, file_system: str | None = None) -> Iterator[Place]:
     """With `file_system`, options of a tmpfs that is mounted there."""
-    place = Place(machine, "/srv/eb")
+    place = Place(machine, "/var/eb")
     _write_profile(machine, place.work_dir)
     mount = "true" if file_system is None else f"mount -t tmpfs -o {file_system} small {place.work_dir}"
     made = machine.shell(f"mkdir {place.work_dir} && {mount}")
