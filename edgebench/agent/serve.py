@@ -295,9 +295,8 @@ class _Server:
         return {"sent": True}
 
     def _do_start(self, id: str, command: str, message: Any, limit_s: float) -> Dict[str, Any]:
-        job = self._job(id)
-        job.start(command, message, limit_s, self._environment, self._cpus)
-        return {"outputs": os.path.join(self._directory, id, "outputs")}
+        self._job(id).start(command, message, limit_s, self._environment, self._cpus)
+        return {}
 
     def _do_wait(self, id: str, hold_s: float) -> Dict[str, Any]:
         """Answers when the job has ended, or after `hold_s`, with `ended` None."""

@@ -10,18 +10,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import edgebench
-from tests.integration.conftest import TINY_NET
+from tests.integration.conftest import TINY_NET, own_home, write_photos
 
 from .beds.adb import AdbBed, AdbServer
 from .beds.emulation import Emulation
 from .beds.requirements import Unavailable, require_namespaces, require_tools
 from .beds.rootfs import amd64_rootfs, arm64_rootfs, qemu_aarch64, tree_cache
 from .beds.ssh import SshBed
+
+__all__ = ["own_home"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,15 +40,6 @@ def pytest_runtest_call() -> Generator[None]:
         return (yield)
     except Unavailable as lack:
         pytest.skip(str(lack))
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs and caches go below the test's directory, and relative paths start there."""
-    home = tmp_path / "edgebench-home"
-    monkeypatch.setenv("EDGEBENCH_HOME", str(home))
-    monkeypatch.chdir(tmp_path)
-    return home
 
 
 @pytest.fixture(scope="session")
@@ -162,13 +153,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small classifier, exported here with images of four classes, and those images beside it."""
     directory = tmp_path_factory.mktemp("exported")
     (directory / "tiny_net.py").write_text(TINY_NET)
-    generator = np.random.default_rng(0)
-    for label in range(4):
-        folder = directory / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        for index in range(6):
-            pixels = generator.integers(0, 60, (16, 16, 3)) + 60 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    write_photos(directory / "photos")
     exported = edgebench.export(
         f"{directory / 'tiny_net.py'}:tiny",
         directory / "tiny.eb",

@@ -71,15 +71,20 @@ def tiny_net(tmp_path: Path) -> str:
 @pytest.fixture
 def photos(tmp_path: Path) -> str:
     """24 images in four class folders, as DATA."""
+    write_photos(tmp_path / "photos")
+    return "imagefolder:photos"
+
+
+def write_photos(directory: Path) -> None:
+    """The same images wherever they are needed."""
     generator = np.random.default_rng(0)
     for label in range(4):
-        folder = tmp_path / "photos" / f"class{label}"
+        folder = directory / f"class{label}"
         folder.mkdir(parents=True)
         for index in range(6):
             # Classes differ in brightness, so that a network has something to tell apart.
             pixels = generator.integers(0, 60, (16, 16, 3)) + 60 * label
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
-    return "imagefolder:photos"
 
 
 @pytest.fixture

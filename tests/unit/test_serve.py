@@ -304,8 +304,8 @@ def test_a_file_that_cannot_be_written_does_not_spoil_the_next_request(begin: Be
 
 def test_an_output_is_given_from_where_it_is_wanted(begin: Begin, tmp_path: Path) -> None:
     host, content = begin(), os.urandom(200_000)
-    outputs = host.ask(do="start", id="1", command="library", message=_quick(), limit_s=LONG)["outputs"]
-    (Path(outputs) / "output-0.raw").write_bytes(content)
+    host.ask(do="start", id="1", command="library", message=_quick(), limit_s=LONG)
+    (tmp_path / "work/sessions/s/1/outputs/output-0.raw").write_bytes(content)
     for offset in (0, 123_456, 200_000):
         assert host.ask(do="send", id="1", name="output-0.raw", offset=offset) == {"bytes": 200_000 - offset}
         assert host.bytes(200_000 - offset) == content[offset:]
