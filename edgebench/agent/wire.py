@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Optional, Tuple, Union
 
+from .operator_times import OperatorTimes
+from .roofline import Roofline
 from .state import State
 
 WIRE_VERSION = 3
@@ -77,7 +79,8 @@ class Job:
 
     kind "measure": it is a part of a Round, which says how long. kind "predict": run it once on every tensor of the
     feeds and write its outputs, one raw file per output. kind "count": count the instructions
-    of a warm inference. For the scenario "end-to-end" there are `frames`, one file each of uint8 `[H, W, C]`, and how
+    of a warm inference. kind "profile": the time of each operator. kind "roofline": what the device can do with
+    `threads`, without an artifact. For the scenario "end-to-end" there are `frames`, one file each of uint8 `[H, W, C]`, and how
     they are to be prepared for the input that the feeds describe. A "predict" job may have one file of frames of the
     right size in place of feeds, to be normalised for `input`; a quarter of the bytes go to the device so.
     """
@@ -274,6 +277,8 @@ class Measurement:
     parts: Optional[Parts] = None
     gpu_memory_bytes: Optional[int] = None
     gpu_memory_method: Optional[str] = None
+    operator_times: Optional[OperatorTimes] = None
+    rooflines: Tuple[Roofline, ...] = ()
 
     @property
     def samples_ns(self) -> Tuple[int, ...]:
