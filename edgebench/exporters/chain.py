@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,7 @@ FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Raised when a step or its parity would come out otherwise for the same key.
-_CHAIN_VERSION = 1
+_CHAIN_VERSION = 2
 # Float steps differ by rounding alone, which a few images show; agreement of classes is a share and wants more of them.
 _FLOAT_PARITY_FEEDS = 8
 INT8_PARITY_FEEDS = 48
@@ -114,14 +114,14 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
     """The steps to the wanted formats (None: the usual ones), with those that lie on the way, parents first.
 
     Raises:
-        UsageError: an unknown format, or one that the source cannot become.
+        UsageError: an unknown format, or one that the source cannot become; or the environment of a tool is none.
     """
     reachable: list[Step] = []
     for step in _STEPS:
         if any(parent == source_format or parent in {other.format for other in reachable} for parent in step.parents):
             reachable.append(step)
     if formats is None:
-        return [step for step in reachable if step.usual()]
+        return _with_tools([step for step in reachable if step.usual()])
     by_format = {step.format: step for step in reachable}
     for name in formats:
         if name not in FORMATS:
@@ -132,7 +132,15 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
     for step in reversed(reachable):
         if step.format in wanted and not wanted.intersection(step.parents) and source_format not in step.parents:
             wanted.add(step.parents[0])
-    return [step for step in reachable if step.format in wanted]
+    return _with_tools([step for step in reachable if step.format in wanted])
+
+
+def _with_tools(steps: list[Step]) -> list[Step]:
+    """The steps, of which none is to fail halfway because the environment of its tools is not what was said."""
+    for step in steps:
+        with suppress(MissingExtra):
+            step.other_tools()
+    return steps
 
 
 class _Chain:
