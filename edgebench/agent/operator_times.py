@@ -42,8 +42,8 @@ class OperatorTime:
 class OperatorTimes:
     """The operators in the order of their execution; `whole_ns` are the same inferences as the clock saw them, and
     `unprofiled_ns` others of the same process without the profiler, so that its own cost is seen. `method` names the
-    profiler. `graph` is the one that was executed, or the file's where a delegate replaced parts of it. `notes` say what
-    this profiler could not tell."""
+    profiler. `graph` is the one that was executed, or the file's where a delegate replaced parts of it. `notes` are
+    what the user should know of this profiler."""
 
     method: str
     operators: Tuple[OperatorTime, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import time
 from contextlib import nullcontext
-from typing import Any, Callable, ContextManager, List, Sequence, Tuple
+from typing import Any, Callable, ContextManager, List, Optional, Sequence, Tuple
 
 from ..operator_times import OperatorTimes
 from ..runtimes import Unsupported, find
@@ -45,12 +45,12 @@ def take_turns(
     profiled: Callable[[Any], Any],
     feeds: Sequence[Any],
     runs: int,
-    profiler: ContextManager[Any] = nullcontext(),
+    profiler: Optional[ContextManager[Any]] = None,
 ) -> Tuple[List[int], List[int]]:
     """The clock's times in ns of `runs` inferences of each, warmed up: the profiled ones in one go, within `profiler`,
     between the two halves of the others, so that drift falls on both. The last `runs` calls of `profiled` are timed."""
     first = _timed(plain, feeds, (runs + 1) // 2)
-    with profiler:
+    with profiler or nullcontext():
         whole = _timed(profiled, feeds, runs)
     return first + _timed(plain, feeds, runs // 2), whole
 

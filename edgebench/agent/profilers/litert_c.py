@@ -1,6 +1,6 @@
 """LiteRT's C library with its profiler, which its Python package carries and does not wrap.
 
-Of ai-edge-litert 2.3: functions and `ProfiledEventData` are those of litert/c/*.h (github.com/google-ai-edge/LiteRT). An
+Of ai-edge-litert 2.3: functions and `ProfiledEventData` are those of litert/c (github.com/google-ai-edge/LiteRT). An
 event has 104 bytes there, of which the last one that was written is looked at: a library with another layout is refused
 and not misread.
 """

@@ -1,8 +1,8 @@
 """TFLite's operators by LiteRT's profiler, those within the XNNPACK delegate included.
 
-XNNPACK names its kernel and not the operator that it stands for, nor when it began; so the file's graph comes along, for
-the host to find that out by the order of both. The inferences without the profiler are the interpreter's, which is what
-`bench` measures.
+XNNPACK names its kernel and not the operator that it stands for, nor when it began; so the file's graph comes along,
+for the host to find the operator by the order of both. The inferences without the profiler are the interpreter's, which
+is what `bench` measures.
 """
 
 from __future__ import annotations

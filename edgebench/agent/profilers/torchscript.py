@@ -1,4 +1,4 @@
-"""TorchScript's operators by `torch.profiler`. Which module they come from an archive does not say once it is frozen."""
+"""TorchScript's operators by `torch.profiler`, which does not say what module of the archive they are of."""
 
 from __future__ import annotations
 
