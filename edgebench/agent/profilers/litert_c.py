@@ -36,14 +36,14 @@ DELEGATED = 8
 
 
 class ProfilerEvent(NamedTuple):
-    """One event. `kind` is WHOLE, BUILT_IN (then `index` is the node of the graph number `graph`), DELEGATED (`index`
+    """One event. `kind` is WHOLE, BUILT_IN (then `number` is the node of the graph number `graph`), DELEGATED (`number`
     counts within the delegate) or another; a delegated one has no start."""
 
     tag: str
     kind: int
     started_us: int
     length_us: int
-    index: int
+    number: int
     graph: int
 
 
@@ -166,6 +166,6 @@ def read_events(raw: bytes, count: int) -> List[ProfilerEvent]:
     if not _EVENT_BYTES * count - 8 < written <= _EVENT_BYTES * count or {item[1] for item in fields} - _EVENT_TYPES:
         raise Unsupported("this LiteRT's profiler has events of another layout than ai-edge-litert %s*" % _KNOWN)
     return [
-        ProfilerEvent(ctypes.string_at(tag).decode("utf-8", "replace"), kind, start, length, index, graph)
-        for tag, kind, _, start, length, index, graph, _, _ in fields
+        ProfilerEvent(ctypes.string_at(tag).decode("utf-8", "replace"), kind, start, length, number, graph)
+        for tag, kind, _, start, length, number, graph, _, _ in fields
     ]

@@ -61,14 +61,14 @@ def operators_of(events: Sequence[ProfilerEvent], runs: int) -> List[OperatorTim
         elif inferences and (event.kind == DELEGATED or (event.kind == BUILT_IN and event.graph == 0)):
             inferences[-1].append(event)
     inferences, starts = inferences[-runs:], starts[-runs:]
-    if len({tuple((event.tag, event.index) for event in inference) for inference in inferences}) != 1:
+    if len({tuple((event.tag, event.number) for event in inference) for inference in inferences}) != 1:
         raise ValueError("the profiled inferences executed different operators")
     found = []
     for same in zip(*inferences):
         first, built_in = same[0], same[0].kind == BUILT_IN
         found.append(
             OperatorTime(
-                name="%s %d" % (first.tag, first.index),
+                name="%s %d" % (first.tag, first.number),
                 operator=first.tag if built_in else first.tag.partition(" (")[0],
                 ns=tuple(event.length_us * _NS for event in same),
                 started_ns=tuple((event.started_us - start) * _NS for event, start in zip(same, starts))
@@ -76,7 +76,7 @@ def operators_of(events: Sequence[ProfilerEvent], runs: int) -> List[OperatorTim
                 else (),
                 kernel="built-in" if built_in else "XNNPACK %s" % first.tag,
                 precision=None if built_in else precision_of(first.tag),
-                node=first.index if built_in else None,
+                node=first.number if built_in else None,
             )
         )
     return found

@@ -1,0 +1,164 @@
+"""`edgebench profile`: artifacts run on a device below their runtime's profiler, each in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgebench.agent.operator_times import OperatorTimes
+from edgebench.agent.profilers.onnx_nodes import read_nodes
+from edgebench.agent.wire import WIRE_VERSION, Job
+from edgebench.bundle import load_bundle
+from edgebench.config import find_device
+from edgebench.errors import EdgebenchError, EnvironmentFailure, UsageError
+from edgebench.measure.devices import Connected, connected
+from edgebench.measure.jobs import JobRunner
+from edgebench.measure.subjects import RUNTIMES, USUAL_RUNTIMES, Subject, find_subjects
+from edgebench.profiling import onnx_modules, tflite_modules
+from edgebench.profiling.alignment import aligned
+from edgebench.profiling.onnx_modules import Found
+from edgebench.profiling.profile import Operator, Profile, build
+from edgebench.progress import Progress, Silent
+from edgebench.types import DeviceProfile
+
+__all__ = ["DEFAULT_RUNS", "profile"]
+
+DEFAULT_RUNS = 20
+_TIMEOUT_S = 600.0
+
+
+def profile(
+    paths: Sequence[str | Path],
+    *,
+    device: str = "local",
+    runtime: str | None = None,
+    threads: int | None = None,
+    runs: int = DEFAULT_RUNS,
+    progress: Progress | None = None,
+) -> list[Profile]:
+    """What the inferences of each artifact spend their time on.
+
+    Args:
+        paths: artifacts of bundles, or single files.
+        device: the name of a profile.
+        runtime: None takes the usual one of the artifact's format, or the device's.
+        threads: None takes the device's, else its physical cores.
+        runs: how many inferences with the profiler, and as many without it.
+
+    Raises:
+        UsageError: not an artifact, or one that the runtime does not open.
+        EnvironmentFailure: the runtime is not there, or has no profiler.
+        EdgebenchError: the artifact failed.
+    """
+    watch = progress or Silent()
+    chosen = find_device(device)
+    subjects = [_subject(Path(path)) for path in paths]
+    runtimes = [_runtime(subject, runtime, chosen) for subject in subjects]
+    with (
+        tempfile.TemporaryDirectory(prefix="edgebench-profile-") as scratch,
+        connected([chosen], Path(scratch), watch) as found,
+    ):
+        (item,) = found
+        assert item.agent is not None
+        runner = JobRunner(item.agent, item.scratch)
+        count = threads or (chosen.threads or (int(item.device.fingerprint.get("physical_cores", 1)),))[0]
+        watch.start("profile", total=len(subjects))
+        profiles = []
+        for subject, name in zip(subjects, runtimes, strict=True):
+            profiles.append(_profiled(subject, name, count, runs, runner, item))
+            watch.advance()
+        watch.done(f"{runs} inferences each with the profiler, {runs} without")
+        return profiles
+
+
+def _subject(path: Path) -> Subject:
+    if path.is_dir():
+        names = ", ".join(
+            str(path / artifact.file) for artifact in load_bundle(path).artifacts if artifact.file is not None
+        )
+        raise UsageError(f"{path} is a bundle: name one of its artifacts", hint=f"there are: {names}")
+    (subject,) = find_subjects([path], include_failed=True)
+    if subject.reason is not None:
+        raise UsageError(f"{path} cannot be profiled: {subject.reason}", hint="choose another artifact of its bundle")
+    if not subject.inputs:
+        raise UsageError(f"{path} does not say what it is fed", hint="profile it in the bundle that it was exported to")
+    return subject
+
+
+def _runtime(subject: Subject, asked: str | None, device: DeviceProfile) -> str:
+    if asked is not None and asked not in RUNTIMES:
+        raise UsageError(f"unknown runtime `{asked}`", hint=f"there are: {', '.join(sorted(RUNTIMES))}")
+    candidates = (asked,) if asked is not None else device.runtimes or tuple(USUAL_RUNTIMES)
+    for name in candidates:
+        if subject.ref.format in RUNTIMES.get(name, ()):
+            return name
+    opening = [name for name, formats in RUNTIMES.items() if subject.ref.format in formats]
+    raise UsageError(
+        f"{' and '.join(candidates)} does not open {subject.path.name} ({subject.ref.format})",
+        hint=f"these do: {', '.join(opening)}",
+    )
+
+
+def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: JobRunner, item: Connected) -> Profile:
+    job = Job(
+        version=WIRE_VERSION,
+        kind="profile",
+        artifact=str(subject.path.resolve()),
+        runtime=runtime,
+        threads=threads,
+        feeds=runner.feeds_for(subject.inputs, subject.kept),
+        runs=runs,
+    )
+    measured = runner.job(job, timeout_s=_TIMEOUT_S)
+    if measured.status == "unsupported":
+        raise EnvironmentFailure(
+            f"{subject.ref.name} was not profiled on {item.device.name}: {measured.reason}",
+            hint="choose another --runtime or --device, or measure it as a whole: edgebench bench",
+        )
+    times = measured.operator_times
+    if times is None:
+        raise EdgebenchError(
+            f"{subject.ref.name} was not profiled on {item.device.name}: {measured.reason}",
+            hint="does it run at all? edgebench bench says",
+        )
+    return Profile(
+        name=subject.ref.name,
+        format=subject.ref.format,
+        precision=subject.ref.precision,
+        runtime=runtime,
+        runtime_version=measured.runtime_version,
+        device=item.device.name,
+        threads=threads,
+        fed_with=subject.fed_with,
+        method=times.method,
+        operators=_operators(times, subject),
+        whole_ns=times.whole_ns,
+        unprofiled_ns=times.unprofiled_ns,
+        notes=times.notes,
+    )
+
+
+def _operators(times: OperatorTimes, subject: Subject) -> tuple[Operator, ...]:
+    modules: list[Found] = []
+    if subject.ref.format.startswith("onnx"):
+        files = [read_nodes(str(path)) for path in [*_made_from(subject), subject.path]]
+        modules = onnx_modules.modules_of(times.graph, onnx_modules.file_names(files))
+    elif subject.ref.format.startswith("tflite"):
+        modules = tflite_modules.modules_of(times.graph)
+    return build(times, aligned(times.operators, times.graph), modules)
+
+
+def _made_from(subject: Subject) -> list[Path]:
+    """The ONNX files that the artifact was made from, the first one first; those that are not there any more say
+    nothing."""
+    if not subject.from_bundle:
+        return []
+    artifacts = {artifact.name: artifact for artifact in load_bundle(subject.path.parent).artifacts}
+    files: list[Path] = []
+    current = next((item for item in artifacts.values() if item.file == subject.path.name), None)
+    while current is not None and current.parent in artifacts:
+        current = artifacts[current.parent]
+        if current.format.startswith("onnx") and current.file is not None:
+            files.insert(0, subject.path.parent / current.file)
+    return [path for path in files if path.is_file()]
