@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgebench.cli.options import positive_int
+from edgebench.cli.options import positive_int, shape
 from edgebench.cli.output_file import OutputFile
 
 __all__ = ["add_parser", "run"]
@@ -20,7 +20,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Run an artifact below its runtime's own profiler: the time of each operator, of each kind, and of "
         "each module of the PyTorch network that it came from. Two artifacts are shown side by side.",
     )
-    parser.add_argument("artifact", metavar="ARTIFACT", help="an artifact of a bundle, or a single .onnx file")
+    parser.add_argument(
+        "artifact",
+        metavar="ARTIFACT",
+        help="an artifact of a bundle, a single .onnx file, or a source as `export` takes it, which PyTorch runs",
+    )
     parser.add_argument("other", metavar="OTHER", nargs="?", help="another one to set beside it (default: none)")
     parser.add_argument("--device", metavar="NAME", default="local", help="the profile of a device (default: local)")
     parser.add_argument(
@@ -50,6 +54,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--trace", metavar="FILE", help="also write a Chrome trace, for chrome://tracing and Perfetto (default: no)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write every figure, - for stdout alone (default: no)")
+    group = parser.add_argument_group("for a source")
+    group.add_argument("--input-shape", metavar="N,C,H,W", type=shape, help="(default: the architecture's)")
+    group.add_argument("--arch", metavar="ARCH", help="of a state dict, as for export (default: found by its keys)")
+    group.add_argument(
+        "--trust", action="store_true", help="read a pickle or .pt2 that runs code when read (default: refuse it)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
             runtime=args.runtime,
             threads=args.threads,
             runs=args.runs,
+            arch=args.arch,
+            trust=args.trust,
+            input_shape=args.input_shape,
             progress=progress,
         )
     files["json"].write_json(profile_json.document(profiles, args.depth))

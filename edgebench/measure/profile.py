@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from edgebench.agent.operator_times import OperatorTimes
 from edgebench.agent.profilers.onnx_nodes import read_nodes
 from edgebench.agent.wire import WIRE_VERSION, Job
-from edgebench.bundle import load_bundle
+from edgebench.bundle import BUNDLE_FILE, load_bundle
 from edgebench.config import find_device
-from edgebench.errors import EdgebenchError, EnvironmentFailure, UsageError
+from edgebench.errors import EdgebenchError, EnvironmentFailure, SourceError, UsageError
 from edgebench.measure.devices import Connected, connected
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.subjects import RUNTIMES, USUAL_RUNTIMES, Subject, find_subjects
 from edgebench.profiling import onnx_modules, tflite_modules
 from edgebench.profiling.alignment import aligned
+from edgebench.profiling.eager import profile_source
 from edgebench.profiling.onnx_modules import Found
 from edgebench.profiling.profile import Operator, Profile, build
 from edgebench.progress import Progress, Silent
+from edgebench.source.sniff import Identity, identify
 from edgebench.types import DeviceProfile
 
 __all__ = ["DEFAULT_RUNS", "profile"]
@@ -35,16 +38,20 @@ def profile(
     runtime: str | None = None,
     threads: int | None = None,
     runs: int = DEFAULT_RUNS,
+    arch: str | None = None,
+    trust: bool = False,
+    input_shape: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[Profile]:
-    """What the inferences of each artifact spend their time on.
+    """What the inferences of each artifact, or of each network that one was exported from, spend their time on.
 
     Args:
-        paths: artifacts of bundles, or single files.
+        paths: artifacts of bundles, single files, or sources, which this process runs.
         device: the name of a profile.
         runtime: None takes the usual one of the artifact's format, or the device's.
         threads: None takes the device's, else its physical cores.
         runs: how many inferences with the profiler, and as many without it.
+        arch: of a source, and `trust` and `input_shape` as well: as for `export`.
 
     Raises:
         UsageError: not an artifact, or one that the runtime does not open.
@@ -53,8 +60,17 @@ def profile(
     """
     watch = progress or Silent()
     chosen = find_device(device)
-    subjects = [_subject(Path(path)) for path in paths]
-    runtimes = [_runtime(subject, runtime, chosen) for subject in subjects]
+    identities = [_source(str(path)) for path in paths]
+    if any(identities) and (chosen.transport != "local" or runtime is not None):
+        raise UsageError(
+            "a source is run by PyTorch on this machine", hint="leave --device and --runtime out, or export it"
+        )
+    if not any(identities) and (arch is not None or trust or input_shape is not None):
+        raise UsageError("--arch, --trust and --input-shape are for a source", hint="leave them out for artifacts")
+    subjects = [
+        None if identity is not None else _subject(Path(path)) for path, identity in zip(paths, identities, strict=True)
+    ]
+    runtimes = [None if subject is None else _runtime(subject, runtime, chosen) for subject in subjects]
     with (
         tempfile.TemporaryDirectory(prefix="edgebench-profile-") as scratch,
         connected([chosen], Path(scratch), watch) as found,
@@ -65,11 +81,50 @@ def profile(
         count = threads or (chosen.threads or (int(item.device.fingerprint.get("physical_cores", 1)),))[0]
         watch.start("profile", total=len(subjects))
         profiles = []
-        for subject, name in zip(subjects, runtimes, strict=True):
-            profiles.append(_profiled(subject, name, count, runs, runner, item))
+        for subject, name, identity in zip(subjects, runtimes, identities, strict=True):
+            if subject is not None and name is not None:
+                profiles.append(_profiled(subject, name, count, runs, runner, item))
+            elif identity is not None:
+                times = profile_source(
+                    identity, arch=arch, trust=trust, input_shape=input_shape, threads=count, runs=runs
+                )
+                profiles.append(_of_source(identity, times, count))
             watch.advance()
         watch.done(f"{runs} inferences each with the profiler, {runs} without")
         return profiles
+
+
+def _source(text: str) -> Identity | None:
+    """The source that `text` names; None for what may be an artifact."""
+    path = Path(text)
+    if path.is_dir() or (path.parent / BUNDLE_FILE).is_file():
+        return None
+    try:
+        identity = identify(text)
+    except SourceError:
+        # What it is instead, `find_subjects` says.
+        if path.exists() or ":" not in text:
+            return None
+        raise
+    return None if identity.kind == "onnx" else identity
+
+
+def _of_source(identity: Identity, times: OperatorTimes, threads: int) -> Profile:
+    return Profile(
+        name=identity.spec,
+        format="source",
+        precision="fp32",
+        runtime="torch",
+        runtime_version=metadata.version("torch"),
+        device="local",
+        threads=threads,
+        fed_with="random numbers",
+        method=times.method,
+        operators=build(times, [None] * len(times.operators), ()),
+        whole_ns=times.whole_ns,
+        unprofiled_ns=times.unprofiled_ns,
+        notes=times.notes,
+    )
 
 
 def _subject(path: Path) -> Subject:

@@ -47,7 +47,7 @@ def doubts(profile: Profile) -> list[str]:
 
 
 def _why_unknown(profile: Profile) -> str:
-    if profile.runtime == "torchscript":
+    if profile.runtime in ("torchscript", "torch"):
         return "TorchScript does not keep them; the ONNX artifact of the same bundle does"
     if all(operator.module is None for operator in profile.operators):
         return "the file names none; profile the artifact in the bundle that it was exported to"

@@ -6,7 +6,8 @@ operator, and its time that of all within; the one that spent most of it is name
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from contextlib import contextmanager, nullcontext
+from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence, Tuple
 
 from ..operator_times import OperatorTime, OperatorTimes
 from . import take_turns
@@ -16,16 +17,27 @@ MODULE = "edgebench module "
 _INFERENCE = "edgebench inference"
 
 
-def profile_calls(call: Callable[[Any], Any], feeds: Sequence[Any], runs: int) -> OperatorTimes:
-    """The operators of `call(feed)`."""
+def profile_calls(
+    call: Callable[[Any], Any],
+    feeds: Sequence[Any],
+    runs: int,
+    marks: Callable[[], ContextManager[None]] = nullcontext,
+) -> OperatorTimes:
+    """The operators of `call(feed)`. Within `marks()` modules leave events called MODULE and their name."""
     import torch
 
     def marked(feed: Any) -> Any:
         with torch.profiler.record_function(_INFERENCE):
             return call(feed)
 
-    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True)
-    unprofiled_ns, whole_ns = take_turns(call, marked, feeds, runs, profiler)
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+    @contextmanager
+    def profiling() -> Iterator[None]:
+        with marks(), profiler:
+            yield
+
+    unprofiled_ns, whole_ns = take_turns(call, marked, feeds, runs, profiling())
     return OperatorTimes(
         method="torch.profiler",
         operators=tuple(operators_of(profiler.events(), runs)),
