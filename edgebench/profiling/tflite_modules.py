@@ -22,6 +22,8 @@ _WEIGHTED = {
     "CONV_3D": "Conv",
     "FULLY_CONNECTED": "Linear",
 }
+# What the converter made itself is called after the operation of its compiler.
+_NOT_A_CLASS = ("arith.", "tfl.", "stablehlo.")
 
 
 def modules_of(graph: Sequence[GraphNode]) -> list[Found]:
@@ -51,7 +53,7 @@ def _scopes(tensor: str) -> Iterator[tuple[str, str]]:
     for path in tensor.split(";;"):
         owner, names = "", []
         root, *parts = path.partition(";")[0].split("/")
-        if "." not in root:
+        if "." not in root or root.startswith(_NOT_A_CLASS):
             continue
         for part in parts:
             package, _, last = part.rpartition(".")

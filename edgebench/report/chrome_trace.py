@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from edgebench.profiling.onnx_modules import INSERTED
 from edgebench.profiling.profile import NETWORK, Operator, Profile
 
 __all__ = ["document"]
@@ -36,7 +37,8 @@ def _events(process: int, profile: Profile) -> Iterator[dict[str, Any]]:
             details = {"kind": operator.kind, "module": operator.module, "kernel": operator.kernel}
             details |= {"precision": operator.precision, **({} if told else {"start": _LAID_OUT})}
             yield _complete(operator.name, process, _OPERATORS, began + start, operator.ns[number], details)
-        for module, start, end in _modules([(item.module, at, at + item.ns[number]) for item, at, _ in spans]):
+        placed = [(item.module, at, at + item.ns[number]) for item, at, _ in spans]
+        for module, start, end in _modules([span for span in placed if span[0] not in (None, INSERTED)]):
             yield _complete(module, process, _MODULES, began + start, end - start, {})
         began += whole
 
@@ -53,7 +55,7 @@ def _spans(operators: Sequence[Operator], number: int) -> list[tuple[Operator, i
 
 
 def _modules(spans: Sequence[tuple[str | None, int, int]]) -> Iterator[tuple[str, int, int]]:
-    """From when to when each module's operators ran without those of another between them, outer ones first."""
+    """From when to when each module's operators ran without those of another between them."""
     open_spans: list[tuple[str, int]] = []
     last_end = 0
     for module, start, end in [*spans, (None, 0, 0)]:
