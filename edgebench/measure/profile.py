@@ -175,7 +175,7 @@ def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: J
     if times is None:
         raise EdgebenchError(
             f"{subject.ref.name} was not profiled on {item.device.name}: {measured.reason}",
-            hint="does it run at all? edgebench bench says",
+            hint="measure it as a whole: edgebench bench",
         )
     return Profile(
         name=subject.ref.name,
