@@ -29,6 +29,7 @@ __all__ = ["DEFAULT_RUNS", "profile"]
 
 DEFAULT_RUNS = 20
 _TIMEOUT_S = 600.0
+_EMULATED = "the device is emulated: which operators it executes is real, their times say nothing"
 
 
 def profile(
@@ -190,7 +191,7 @@ def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: J
         operators=_operators(times, subject),
         whole_ns=times.whole_ns,
         unprofiled_ns=times.unprofiled_ns,
-        notes=times.notes,
+        notes=(*([_EMULATED] if item.device.emulated else []), *times.notes),
     )
 
 
