@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from edgebench.profiling.onnx_modules import Found
 from edgebench.profiling.profile import Operator, Profile, build
 from edgebench.progress import Progress, Silent
 from edgebench.source.sniff import Identity, identify
-from edgebench.types import DeviceProfile
+from edgebench.types import Artifact, DeviceProfile
 
 __all__ = ["DEFAULT_RUNS", "profile"]
 
@@ -92,7 +93,9 @@ def profile(
                 profiles.append(_of_source(identity, times, count))
             watch.advance()
         watch.done(f"{runs} inferences each with the profiler, {runs} without")
-        return profiles
+    if len({one.name for one in profiles}) < len(profiles):
+        return [replace(one, name=str(path)) for one, path in zip(profiles, paths, strict=True)]
+    return profiles
 
 
 def _source(text: str) -> Identity | None:
@@ -135,8 +138,10 @@ def _subject(path: Path) -> Subject:
         )
         raise UsageError(f"{path} is a bundle: name one of its artifacts", hint=f"there are: {names}")
     (subject,) = find_subjects([path], include_failed=True)
-    if subject.reason is not None:
-        raise UsageError(f"{path} cannot be profiled: {subject.reason}", hint="choose another artifact of its bundle")
+    lineage = _lineage(subject)
+    reason = subject.reason or next((item.reason for item in lineage[-1:] if item.status == "failed"), None)
+    if reason is not None:
+        raise UsageError(f"{path} is not profiled: {reason}", hint="choose another artifact of its bundle")
     if not subject.inputs:
         raise UsageError(f"{path} does not say what it is fed", hint="profile it in the bundle that it was exported to")
     return subject
@@ -198,23 +203,21 @@ def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: J
 def _operators(times: OperatorTimes, subject: Subject) -> tuple[Operator, ...]:
     modules: list[Found] = []
     if subject.ref.format.startswith("onnx"):
-        files = [read_nodes(str(path)) for path in [*_made_from(subject), subject.path]]
+        beside = [subject.path.parent / item.file for item in _lineage(subject)[:-1] if item.file is not None]
+        made_from = [path for path in beside if path.suffix == ".onnx" and path.is_file()]
+        files = [read_nodes(str(path)) for path in [*made_from, subject.path]]
         modules = onnx_modules.modules_of(times.graph, onnx_modules.file_names(files))
     elif subject.ref.format.startswith("tflite"):
         modules = tflite_modules.modules_of(times.graph)
     return build(times, aligned(times.operators, times.graph), modules)
 
 
-def _made_from(subject: Subject) -> list[Path]:
-    """The ONNX files that the artifact was made from, the first one first; those that are not there any more say
-    nothing."""
+def _lineage(subject: Subject) -> list[Artifact]:
+    """The artifact as its bundle lists it, and before it those that it was made from, the first one first."""
     if not subject.from_bundle:
         return []
-    artifacts = {artifact.name: artifact for artifact in load_bundle(subject.path.parent).artifacts}
-    files: list[Path] = []
-    current = next((item for item in artifacts.values() if item.file == subject.path.name), None)
-    while current is not None and current.parent in artifacts:
-        current = artifacts[current.parent]
-        if current.format.startswith("onnx") and current.file is not None:
-            files.insert(0, subject.path.parent / current.file)
-    return [path for path in files if path.is_file()]
+    artifacts = load_bundle(subject.path.parent).artifacts
+    found = [next(item for item in artifacts if item.file == subject.path.name)]
+    while (parent := next((item for item in artifacts if item.name == found[0].parent), None)) is not None:
+        found.insert(0, parent)
+    return found

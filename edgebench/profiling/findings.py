@@ -73,10 +73,10 @@ def float_in_int8(profile: Profile) -> str | None:
     without = [operator for operator in floating if operator.converted]
     if without:
         kinds = ", ".join(kind for kind, _ in Counter(operator.kind for operator in without).most_common(_NAMED))
+        example = " (ReLU in place of Hardswish)" if "HardSigmoid" in kinds or "HardSwish" in kinds else ""
         text += (
             f". {profile.runtime} found no int8 kernel for {kinds}, and converts to float and back for them; next: "
-            "exchange them in the network and train on (ReLU in place of Hardswish), or leave what is around them in "
-            "float"
+            f"exchange them in the network and train on{example}, or leave what is around them in float"
         )
     else:
         text += ". The file has them in float: they were not quantized"

@@ -14,7 +14,7 @@ from typing import Literal
 from edgebench.agent.operator_times import OperatorTimes
 from edgebench.profiling.onnx_modules import INSERTED, Found
 
-__all__ = ["NETWORK", "UNKNOWN", "Operator", "Profile", "Total", "best_depth", "build", "module_at", "totals"]
+__all__ = ["NETWORK", "UNKNOWN", "Operator", "Profile", "Total", "best_depth", "build", "module_at", "totals", "views"]
 
 NETWORK = "(the network itself)"
 UNKNOWN = "(unknown)"
@@ -165,6 +165,15 @@ def module_at(operator: Operator, depth: int) -> str:
     if operator.module is None:
         return UNKNOWN
     return ".".join(operator.module.split(".")[:depth]) if operator.module else NETWORK
+
+
+def views(depth: int) -> dict[str, Callable[[Operator], str]]:
+    """What operators can be summed by; modules are cut to `depth`."""
+    return {
+        "kind": lambda operator: operator.kind,
+        "kernel": lambda operator: operator.kernel or UNKNOWN,
+        "module": lambda operator: module_at(operator, depth),
+    }
 
 
 def best_depth(profiles: Iterable[Profile]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgebench.profiling.findings import doubts, float_in_int8
-from edgebench.profiling.profile import Profile, best_depth, module_at, totals
+from edgebench.profiling.profile import Profile, best_depth, totals, views
 
 __all__ = ["document"]
 
@@ -37,9 +37,13 @@ def _one(profile: Profile, depth: int) -> dict[str, Any]:
             work: profile.share(lambda operator, work=work: operator.work == work)  # type: ignore[misc]
             for work in ("int8", "float", "conversion", "layout", "other")
         },
-        "kinds": _totals(profile, "kind", 0),
-        "kernels": _totals(profile, "kernel", 0),
-        "modules": _totals(profile, "module", depth),
+        **{
+            f"{view}s": [
+                {"name": total.name, "operators": total.count, "p50_ms": total.p50_ns / 1e6, "share": total.share}
+                for total in totals(profile, key)
+            ]
+            for view, key in views(depth).items()
+        },
         "operators": [
             {
                 "name": operator.name,
@@ -58,15 +62,3 @@ def _one(profile: Profile, depth: int) -> dict[str, Any]:
         "unprofiled_ns": list(profile.unprofiled_ns),
         "findings": [*doubts(profile), *filter(None, [float_in_int8(profile)])],
     }
-
-
-def _totals(profile: Profile, by: str, depth: int) -> list[dict[str, Any]]:
-    keys = {
-        "kind": lambda operator: operator.kind,
-        "kernel": lambda operator: operator.kernel or "",
-        "module": lambda operator: module_at(operator, depth),
-    }
-    return [
-        {"name": total.name, "operators": total.count, "p50_ms": total.p50_ns / 1e6, "share": total.share}
-        for total in totals(profile, keys[by])
-    ]

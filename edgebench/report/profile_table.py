@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -11,28 +11,22 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from edgebench.profiling.findings import comparison, doubts, float_in_int8
-from edgebench.profiling.profile import UNKNOWN, Operator, Profile, Total, best_depth, module_at, totals
+from edgebench.profiling.profile import Profile, Total, best_depth, module_at, totals, views
 from edgebench.report.units import MISSING, milliseconds, percent
 
-__all__ = ["VIEWS", "render"]
+__all__ = ["render"]
 
-VIEWS = ("kind", "kernel", "module")
 _MS = 1e6
 
 
-def render(profiles: Sequence[Profile], views: Sequence[str], top: int, depth: int | None) -> RenderableType:
-    """A table for each of `views`, the `top` slowest operators, and what to make of it; two profiles stand beside each
+def render(profiles: Sequence[Profile], by: Sequence[str], top: int, depth: int | None) -> RenderableType:
+    """A table for each view of `by`, the `top` slowest operators, and what to make of it; two profiles stand beside each
     other. `depth` cuts the names of modules, which are all shown; None takes what gives an overview."""
     cut = depth or best_depth(profiles)
-    keys: dict[str, Callable[[Operator], str]] = {
-        "kind": lambda operator: operator.kind,
-        "kernel": lambda operator: operator.kernel or UNKNOWN,
-        "module": lambda operator: module_at(operator, cut),
-    }
     parts: list[RenderableType] = [_head(profiles)]
     known = any(operator.module is not None for profile in profiles for operator in profile.operators)
-    for view in views if known else [view for view in views if view != "module"]:
-        found = [totals(profile, keys[view]) for profile in profiles]
+    for view in by if known else [view for view in by if view != "module"]:
+        found = [totals(profile, views(cut)[view]) for profile in profiles]
         parts.append(_totals(view, profiles, found, None if view == "module" else top))
     parts.extend(_slowest(profile, top) for profile in profiles)
     return Group(*parts, *_words(profiles, cut))

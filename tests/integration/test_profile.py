@@ -193,3 +193,19 @@ def test_a_bundle_is_answered_with_its_artifacts(bundle: Path) -> None:
     with pytest.raises(UsageError) as caught:
         profile([bundle])
     assert "net.int8.onnx" in str(caught.value.hint)
+
+
+def test_an_artifact_that_failed_its_parity_is_refused_with_the_reason(bundle: Path, tmp_path: Path) -> None:
+    failed = shutil.copytree(bundle, tmp_path / "failed.eb")
+    described = json.loads((failed / "bundle.json").read_text())
+    for artifact in described["artifacts"]:
+        artifact.update(status="failed", reason="it answers otherwise")
+    (failed / "bundle.json").write_text(json.dumps(described))
+    with pytest.raises(UsageError, match="it answers otherwise"):
+        profile([failed / "net.onnx"])
+
+
+def test_two_artifacts_of_one_name_are_called_by_their_paths(bundle: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "other.eb")
+    found = profile([bundle / "net.onnx", other / "net.onnx"], threads=1, runs=1)
+    assert [one.name for one in found] == [str(bundle / "net.onnx"), str(other / "net.onnx")]
