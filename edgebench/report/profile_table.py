@@ -20,8 +20,8 @@ _MS = 1e6
 
 
 def render(profiles: Sequence[Profile], by: Sequence[str], top: int, depth: int | None) -> RenderableType:
-    """A table for each view of `by`, the `top` slowest operators, and what to make of it; two profiles stand beside each
-    other. `depth` cuts the names of modules, which are all shown; None takes what gives an overview."""
+    """A table for each view of `by`, the `top` slowest operators, and what to make of it; two profiles stand beside
+    each other. `depth` cuts the names of modules, which are all shown; None takes what gives an overview."""
     cut = depth or best_depth(profiles)
     parts: list[RenderableType] = [_head(profiles)]
     known = any(operator.module is not None for profile in profiles for operator in profile.operators)
