@@ -49,9 +49,8 @@ def doubts(profile: Profile) -> list[str]:
 def _why_unknown(profile: Profile) -> str:
     if profile.runtime in ("torchscript", "torch"):
         return "TorchScript does not keep them; the ONNX artifact of the same bundle does"
-    if all(operator.module is None for operator in profile.operators):
-        return "the file names none; profile the artifact in the bundle that it was exported to"
-    return "the file does not name it; in the bundle that it was exported to the first artifact does"
+    which = "them all" if profile.knows_modules else "any"
+    return f"the file does not name {which}; one that `edgebench export` makes of the network does, in its bundle"
 
 
 def float_in_int8(profile: Profile) -> str | None:

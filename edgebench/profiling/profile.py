@@ -101,6 +101,11 @@ class Profile:
         return self.accounted * statistics.median(self.whole_ns) / self.operators_ns if self.operators_ns else 1.0
 
     @property
+    def knows_modules(self) -> bool:
+        """Whether any operator's module is known."""
+        return any(operator.module not in (None, INSERTED) for operator in self.operators)
+
+    @property
     def overhead(self) -> float | None:
         """How many times longer an inference takes with the profiler; None where it was not measured without."""
         return statistics.median(self.whole_ns) / statistics.median(self.unprofiled_ns) if self.unprofiled_ns else None

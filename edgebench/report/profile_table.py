@@ -24,7 +24,7 @@ def render(profiles: Sequence[Profile], by: Sequence[str], top: int, depth: int 
     each other. `depth` cuts the names of modules, which are all shown; None takes what gives an overview."""
     cut = depth or best_depth(profiles)
     parts: list[RenderableType] = [_head(profiles)]
-    known = any(operator.module is not None for profile in profiles for operator in profile.operators)
+    known = any(profile.knows_modules for profile in profiles)
     for view in by if known else [view for view in by if view != "module"]:
         found = [totals(profile, views(cut)[view]) for profile in profiles]
         parts.append(_totals(view, profiles, found, None if view == "module" else top))

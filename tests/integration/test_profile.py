@@ -13,14 +13,10 @@ import pytest
 
 import edgebench
 from edgebench.agent.profilers.onnx_nodes import read_nodes
-from edgebench.agent.wire import WIRE_VERSION, Job, TensorSpec
 from edgebench.cli.main import main
 from edgebench.errors import EnvironmentFailure, UsageError
-from edgebench.measure.jobs import JobRunner
 from edgebench.measure.profile import profile
-from edgebench.profiling.alignment import aligned
-from edgebench.profiling.onnx_modules import INSERTED, Found
-from edgebench.profiling.profile import build
+from edgebench.profiling.onnx_modules import INSERTED
 from tests.integration.conftest import write_photos
 
 # Its int8 form has an operator without an int8 kernel in ONNX Runtime.
@@ -149,27 +145,13 @@ def test_a_source_is_profiled_by_its_modules(tmp_path: Path, capfd: pytest.Captu
     assert capfd.readouterr().out == ""
 
 
-def test_a_tflite_file_is_profiled_also_within_its_delegate(shared: Path, tmp_path: Path) -> None:
-    for module in ("ai_edge_litert", "edgebench.agent.runtimes.tflite"):
-        if util.find_spec(module) is None:
-            pytest.skip(f"needs {module}")
-    runner = JobRunner.here(tmp_path)
-    job = Job(
-        version=WIRE_VERSION,
-        kind="profile",
-        artifact=str(shared / "models" / "mlperf_tiny_resnet8_int8.tflite"),
-        runtime="tflite",
-        threads=1,
-        feeds=runner.feeds_for((TensorSpec("input_1", (1, 32, 32, 3), "float32"),), []),
-        runs=3,
-    )
-    measured = runner.job(job, timeout_s=120)
-    times = measured.operator_times
-    assert times is not None, measured.reason
-    kernels = [operator.operator for operator in times.operators]
-    assert kernels.count("Convolution") == 9
-    assert all(len(operator.ns) == 3 for operator in times.operators)
-    operators = build(times, aligned(times.operators, times.graph), [Found(None)] * len(times.graph))
+def test_a_tflite_file_is_profiled_also_within_its_delegate(shared: Path) -> None:
+    if util.find_spec("ai_edge_litert") is None:
+        pytest.skip("needs ai-edge-litert")
+    (found,) = profile([shared / "models" / "mlperf_tiny_resnet8_int8.tflite"], threads=1, runs=3)
+    operators = found.operators
+    assert sum(str(operator.kernel).startswith("XNNPACK Convolution") for operator in operators) == 9
+    assert all(len(operator.ns) == 3 for operator in operators)
     # MLPerf Tiny's ResNet-8: a stem, three stacks of two convolutions with two shortcuts of one pixel.
     kinds = Counter(operator.kind for operator in operators)
     assert (kinds["CONV_2D"], kinds["FULLY_CONNECTED"], kinds["AVERAGE_POOL_2D"], kinds["SOFTMAX"]) == (9, 1, 1, 1)

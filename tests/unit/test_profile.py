@@ -221,8 +221,9 @@ def test_rows_beyond_the_top_are_summed_up() -> None:
 
 
 def test_a_profile_without_modules_has_no_table_of_them() -> None:
-    table = _text(_profile(_operator("aten::relu", None, 5)))
+    table = _text(_profile(_operator("Relu", None, 5), _operator("ReorderInput", INSERTED, 5)))
     assert "  module  " not in table.partition("slowest")[0]
+    assert "  module  " in _text(_profile(_operator("Relu", "a", 5))).partition("slowest")[0]
 
 
 @pytest.mark.parametrize(
