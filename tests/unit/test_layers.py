@@ -45,7 +45,11 @@ def test_the_agent_imports_the_standard_library_and_itself_and_a_runtime_only_in
         if own or name.split(".")[0] in sys.stdlib_module_names:
             continue
         # Runtimes, and pixels that are prepared for them; PIL and numpy come with those.
-        allowed = path.parent.name == "runtimes" or path.stem in {"predicting", "preprocessing", "scenarios"}
+        allowed = path.parent.name in {"runtimes", "profilers"} or path.stem in {
+            "predicting",
+            "preprocessing",
+            "scenarios",
+        }
         assert allowed, f"{name} is not in the standard library"
         assert id(node) not in top_level, f"{name} is imported before it is needed"
 
@@ -70,13 +74,14 @@ def test_arrows_go_one_way(path: Path) -> None:
                 "verdict",
                 "comparison",
                 "gate",
+                "profiling",
                 "sustained",
                 "errors",
             }, f"report must not import {other}"
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in MODULES if path.parts[-2] in {"agent", "probes", "measure"}], ids=_names
+    "path", [path for path in MODULES if path.parts[-2] in {"agent", "probes", "profilers", "measure"}], ids=_names
 )
 def test_durations_are_taken_from_clocks_that_do_not_jump(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
