@@ -3,6 +3,9 @@
 source ──> torchscript
    ├─────> torch-export
    └─────> onnx ──> onnx-sim ──> onnx-int8
+
+An ONNX file's costs (MACs, activations) are counted on it. What else is made of the network computes the same, and has
+the network's own.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ from typing import Any, Literal
 from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
+from edgebench.costs import onnx as onnx_costs
+from edgebench.costs import torch as torch_costs
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
 from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torch_export, torchscript
 from edgebench.exporters.parity import Outputs, compare, judge, open_runner, remarks
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
 from edgebench.progress import Progress
-from edgebench.types import Artifact, TensorSpec, Tolerance
+from edgebench.types import Artifact, Costs, TensorSpec, Tolerance
 
 __all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
 
@@ -35,7 +40,7 @@ FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Raised when a step or its parity would come out otherwise for the same key.
-_CHAIN_VERSION = 1
+_CHAIN_VERSION = 2
 # Float steps differ by rounding alone, which a few images show; agreement of classes is a share and wants more of them.
 _FLOAT_PARITY_FEEDS = 8
 INT8_PARITY_FEEDS = 48
@@ -122,6 +127,7 @@ class _Chain:
         self._cache = cache
         self._made: dict[str, Artifact] = {}
         self._outputs: dict[str, list[Outputs]] = {}
+        self._source_costs: Costs | None = None
 
     def make(self, step: Step) -> tuple[Artifact, bool]:
         """The artifact of `step`, and whether it came out of the cache."""
@@ -231,6 +237,7 @@ class _Chain:
                     peak_rss_bytes=None if used is None else used.peak_bytes,
                     notes=result.notes,
                 )
+                artifact = replace(artifact, costs=self._costs_of(parent, feeds[0], target))
                 return self._with_parity(artifact, step, parent, target)
         except StepError as error:
             return _failed(wanted, target, str(error))
@@ -248,6 +255,17 @@ class _Chain:
             return _failed(wanted, target, f"{type(error).__name__}: {first_line(error)}")
         finally:
             partial.unlink(missing_ok=True)
+
+    def _costs_of(self, parent: Parent, feed: Feed, target: Path) -> Costs | None:
+        """What an inference of the file that was just made takes; None where it cannot be counted."""
+        # A count is no reason to have no artifact.
+        with suppress(Exception):
+            if target.suffix == ".onnx":
+                return onnx_costs.count(target, self._request.inputs).totals
+            if parent.format == "source" and self._source_costs is None:
+                self._source_costs = torch_costs.count(parent.module, tensors_of(feed)).totals
+            return self._source_costs
+        return None
 
     def _with_parity(self, artifact: Artifact, step: Step, parent: Parent, target: Path) -> Artifact:
         request = self._request
