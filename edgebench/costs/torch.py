@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from edgebench.costs.layers import Counted, LayerCosts, Step, peak_live_bytes, summed
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ _KNOWN_NAMESPACES = ("aten", "prim", "prims", "quantized_decomposed")
 
 
 def count(
-    network: torch.nn.Module | torch.jit.ScriptModule | torch.export.ExportedProgram, inputs: Sequence[Any]
+    network: torch.nn.Module | torch.jit.ScriptModule | torch.export.ExportedProgram, inputs: Sequence[NDArray[Any]]
 ) -> Counted:
-    """The costs of one inference of `inputs` (tensors, in the order of the arguments), which is run on the CPU.
+    """The costs of one inference of `inputs`, in the order of the arguments, which is run on the CPU.
 
     Whatever the network raises for such inputs comes through.
     """
@@ -41,7 +43,7 @@ def count(
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
-            return _watched(module, inputs)
+            return _watched(module, [torch.from_numpy(array.copy()) for array in inputs])
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -262,8 +262,10 @@ class _Chain:
         with suppress(Exception):
             if target.suffix == ".onnx":
                 return onnx_costs.count(target, self._request.inputs).totals
-            if parent.format == "source" and self._source_costs is None:
-                self._source_costs = torch_costs.count(parent.module, tensors_of(feed)).totals
+            if parent.format != "source":
+                return self._made[parent.format].costs
+            if self._source_costs is None:
+                self._source_costs = torch_costs.count(parent.module, list(feed.values())).totals
             return self._source_costs
         return None
 
