@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgebench.types import Costs
 
@@ -66,7 +67,7 @@ def peak_live_bytes(
     steps: Sequence[Step],
     inputs: Iterable[Hashable],
     outputs: Iterable[Hashable],
-    sizes: Mapping[Hashable, int | None],
+    sizes: Mapping[Any, int | None],
 ) -> int | None:
     """The largest sum of `sizes` (bytes) alive at once, while `steps` run one after the other; None where a size is not
     known."""

@@ -65,7 +65,7 @@ def _transposed_convolution(node: Any, shape: Shapes) -> int:
 
 def _product(node: Any, shape: Shapes) -> int:
     rows = shape(node.input[0])
-    summed = rows[-2] if _attribute(node, "transA", 0) and len(rows) > 1 else rows[-1]
+    summed: int = rows[-2] if _attribute(node, "transA", 0) and len(rows) > 1 else rows[-1]
     return math.prod(shape(node.output[0])) * summed
 
 
@@ -99,7 +99,7 @@ def _attention(node: Any, shape: Shapes) -> int:
         return batch * heads * steps * key[2] * (width + value[3])
     batch, steps, width = query
     heads = _attribute(node, "q_num_heads", 1)
-    repeated = heads // _attribute(node, "kv_num_heads", heads)
+    repeated: int = heads // _attribute(node, "kv_num_heads", heads)
     return batch * steps * key[1] * (width + value[2] * repeated)
 
 

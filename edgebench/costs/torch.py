@@ -1,6 +1,6 @@
 """The costs of a network in memory, seen in one inference: which operators torch dispatches, in which module.
 
-The formulas are torch's own (`torch.utils.flop_counter`, whose FLOPs are two for a MAC). Within TorchScript and exported
+The formulas are torch's own (`torch.utils.flop_counter`, whose FLOPs are two for a MAC). In TorchScript and in exported
 programs only operators with weights know their module, by the weights' names.
 """
 
@@ -74,7 +74,7 @@ def _watched(module: Any, inputs: Sequence[Any]) -> Counted:
 
     hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
-        with Watch():
+        with Watch():  # type: ignore[no-untyped-call]
             result = module(*inputs)
     finally:
         for hook in hooks:
@@ -163,7 +163,7 @@ def _macs(function: Any, call: tuple[Any, Any, Any], read: Sequence[Any], has_ma
         return int(flop_registry[packet](*args, **kwargs, out_val=result)) // 2
     if packet.__name__ == "mkldnn_rnn_layer":
         # An input [T, N, I] and the weights that each step and sequence uses once: [gates * H, I], [gates * H, H].
-        return math.prod(read[0].shape[:2]) * (read[1].numel() + read[2].numel())
+        return math.prod(read[0].shape[:2]) * int(read[1].numel() + read[2].numel())
     if function.namespace not in _KNOWN_NAMESPACES:
         return None
     return None if has_matrices and packet.__name__ not in _WITHOUT_MACS else 0

@@ -264,7 +264,7 @@ class _Chain:
                 return onnx_costs.count(target, self._request.inputs).totals
             if parent.format != "source":
                 return self._made[parent.format].costs
-            if self._source_costs is None:
+            if self._source_costs is None and parent.module is not None:
                 self._source_costs = torch_costs.count(parent.module, list(feed.values())).totals
             return self._source_costs
         return None

@@ -1,0 +1,44 @@
+"""What one inference of a subject takes, for its cells: as its bundle has it, else counted on its file."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from edgebench.bundle import load_bundle
+from edgebench.costs import onnx
+from edgebench.measure.subjects import Subject
+from edgebench.types import Costs
+
+__all__ = ["costs_of"]
+
+
+def costs_of(subject: Subject) -> Costs | None:
+    """The costs of one inference of the subject's batch; None where nothing can count its file."""
+    if subject.reason is not None:
+        return None
+    file = subject.exported or subject.path
+    if subject.from_bundle:
+        bundle = load_bundle(file.parent)
+        known = next((artifact.costs for artifact in bundle.artifacts if artifact.file == file.name), None)
+        if known is not None:
+            return _for_batch(known, bundle.inputs[0].shape[0], subject.inputs[0].shape[0])
+    if subject.path.suffix == ".onnx":
+        # Also where onnx is not installed: a count is no reason to measure nothing.
+        with suppress(Exception):
+            return onnx.count(subject.path, subject.inputs).totals
+    return None
+
+
+def _for_batch(costs: Costs, exported: int, batch: int) -> Costs:
+    """Those of a copy for another batch, which was proved to answer each row as if it were alone."""
+
+    def scaled(count: int | None) -> int | None:
+        return None if count is None else count * batch // exported
+
+    return replace(
+        costs,
+        macs=costs.macs * batch // exported,
+        activation_bytes=scaled(costs.activation_bytes),
+        peak_activation_bytes=scaled(costs.peak_activation_bytes),
+    )
