@@ -163,7 +163,7 @@ def _macs(function: Any, call: tuple[Any, Any, Any], read: Sequence[Any], has_ma
         return int(flop_registry[packet](*args, **kwargs, out_val=result)) // 2
     if packet.__name__ == "mkldnn_rnn_layer":
         # An input [T, N, I] and the weights that each step and sequence uses once: [gates * H, I], [gates * H, H].
-        return math.prod(read[0].shape[:2]) * int(read[1].numel() + read[2].numel())
+        return int(math.prod(read[0].shape[:2]) * (read[1].numel() + read[2].numel()))
     if function.namespace not in _KNOWN_NAMESPACES:
         return None
     return None if has_matrices and packet.__name__ not in _WITHOUT_MACS else 0

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # These stand beside each other; what joins them stands above.
 APART = {"agent", "source", "exporters", "quantize", "costs", "evaluation", "targets", "stats", "store"}
-ALLOWED = {("exporters", "quantize"), ("exporters", "costs"), *((name, "agent") for name in APART)}
+ALLOWED = {("exporters", "quantize"), ("exporters", "costs"), ("costs", "source"), *((name, "agent") for name in APART)}
 
 
 def _names(path: Path) -> str:
