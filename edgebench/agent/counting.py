@@ -10,7 +10,7 @@ from typing import Any, Sequence
 
 from .feeds import read_feeds
 from .instructions import ENVIRONMENT, Counter, NoCounters, count
-from .runtimes import find
+from .runtimes import find, preparation
 from .under_qemu import prepare
 from .wire import WIRE_VERSION, InstructionCount, Job, Measurement
 
@@ -54,9 +54,10 @@ def counted(job: Job, counter: Counter) -> Measurement:
     """
     runtime = find(job.runtime)
     version = runtime.load_library()
-    prepared = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]
+    feeds = read_feeds(job.feeds)
     session = runtime.open_session(job.artifact, job.threads)
     try:
+        prepared = [preparation(runtime, session)(feed) for feed in feeds]
         session.run(prepared[0])
         started = time.perf_counter()
         session.run(prepared[0])

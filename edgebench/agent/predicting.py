@@ -6,7 +6,7 @@ from typing import Iterator
 
 from .feeds import Feed, OutputWriter, Tensor, read_feeds
 from .preprocessing import normalise_pixels
-from .runtimes import find
+from .runtimes import find, preparation
 from .wire import WIRE_VERSION, Job, Measurement
 
 
@@ -20,9 +20,10 @@ def predict(job: Job, outputs_directory: str) -> Measurement:
     library_version = runtime.load_library()
     session = runtime.open_session(job.artifact, job.threads)
     try:
+        prepare = preparation(runtime, session)
         with OutputWriter(outputs_directory) as writer:
             for feed in _normalised(job) if job.frames else read_feeds(job.feeds):
-                writer.write(session.named_outputs(session.run(runtime.prepare(feed))))
+                writer.write(session.named_outputs(session.run(prepare(feed))))
     finally:
         session.close()
     return Measurement(

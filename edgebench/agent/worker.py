@@ -19,7 +19,7 @@ from .codec import encode
 from .feeds import read_feeds
 from .loop import Loop
 from .probes import contention, memory
-from .runtimes import Unsupported, find
+from .runtimes import Unsupported, find, preparation
 from .scenarios import PacedLoop, open_loop
 from .wire import Job, Memory, Parts
 
@@ -60,7 +60,11 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
     load_ns = time.perf_counter_ns() - started
     probe.mark_loaded()
     try:
-        loop = open_loop(job, session.run, runtime.prepare, prepared)
+        if hasattr(session, "adapt"):
+            prepared = [session.adapt(feed) for feed in prepared]
+        if job.scenario.kind == "multi-stream" and hasattr(session, "one_at_a_time"):
+            raise Unsupported("%s runs one inference at a time: leave multi-stream out" % session.one_at_a_time)
+        loop = open_loop(job, session.run, preparation(runtime, session), prepared)
         first_ns = loop.first()
         answer(
             status="ok",

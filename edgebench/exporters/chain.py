@@ -2,10 +2,11 @@
 
 source ──> torchscript
    ├─────> torch-export
-   └─────> onnx ──> onnx-sim ──> onnx-int8
+   ├─────> onnx ──> onnx-sim ──> onnx-int8
+   └─────> tflite ──> tflite-int8, tflite-int8-io, tflite-dynamic, tflite-fp16
 
-An ONNX file's costs (MACs, activations) are counted on it. What else is made of the network computes the same, and has
-the network's own.
+The costs (MACs, activations) of an ONNX or TFLite file are counted on it. What else is made of the network computes the
+same, and has the network's own.
 """
 
 from __future__ import annotations
@@ -23,10 +24,19 @@ from typing import Any, Literal
 from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
-from edgebench.costs import onnx as onnx_costs
+from edgebench.costs import files as file_costs
 from edgebench.costs import torch as torch_costs
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
-from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torch_export, torchscript
+from edgebench.exporters import (
+    onnx,
+    onnx_import,
+    onnx_int8,
+    onnx_sim,
+    tflite,
+    tflite_quantized,
+    torch_export,
+    torchscript,
+)
 from edgebench.exporters.parity import Outputs, compare, judge, open_runner, remarks
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
@@ -35,7 +45,19 @@ from edgebench.types import Artifact, Costs, TensorSpec, Tolerance
 
 __all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
 
-_STEPS = (torchscript.STEP, torch_export.STEP, onnx.STEP, onnx_import.STEP, onnx_sim.STEP, onnx_int8.STEP)
+_STEPS = (
+    torchscript.STEP,
+    torch_export.STEP,
+    onnx.STEP,
+    onnx_import.STEP,
+    onnx_sim.STEP,
+    onnx_int8.STEP,
+    tflite.STEP,
+    tflite_quantized.FP16,
+    tflite_quantized.DYNAMIC,
+    tflite_quantized.INT8,
+    tflite_quantized.INT8_IO,
+)
 FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -104,7 +126,7 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
         if any(parent == source_format or parent in {other.format for other in reachable} for parent in step.parents):
             reachable.append(step)
     if formats is None:
-        return [step for step in reachable if step.usual]
+        return [step for step in reachable if step.usual()]
     by_format = {step.format: step for step in reachable}
     for name in formats:
         if name not in FORMATS:
@@ -157,14 +179,14 @@ class _Chain:
                 status="ok",
                 parent=None if parent.format == request.source_format else parent.format,
                 options=step.options(request.settings),
-                tool_versions=tool_versions(step.tools),
+                tool_versions=step.versions(),
             )
             artifact, reused = self._find_or_make(step, parent, wanted)
         self._made[step.format] = artifact
         return artifact, reused
 
     def _reason_to_skip(self, step: Step) -> str | None:
-        if step.calibrated and self._request.source_precision == "int8":
+        if step.lossy and self._request.source_precision == "int8":
             return "the source is quantized already"
         if step.calibrated and self._request.calibration is None:
             return "int8 needs real images: pass --calib (for example --calib imagefolder:photos/)"
@@ -194,7 +216,7 @@ class _Chain:
             tools=wanted.tool_versions,
             chain=_CHAIN_VERSION,
             # What runs and prepares the inputs that parity is measured on.
-            parity_tools=tool_versions(("torch", "onnxruntime", "numpy", "pillow")),
+            parity_tools=tool_versions(("torch", "onnxruntime", "ai-edge-litert", "numpy", "pillow")),
             calibration=request.calibration_key,
             inputs=request.inputs,
             tolerance=request.tolerance,
@@ -234,7 +256,7 @@ class _Chain:
                     bytes=target.stat().st_size,
                     opset=result.opset,
                     seconds=round(seconds, 3),
-                    peak_rss_bytes=None if used is None else used.peak_bytes,
+                    peak_rss_bytes=result.peak_rss_bytes or (None if used is None else used.peak_bytes),
                     notes=result.notes,
                 )
                 artifact = replace(artifact, costs=self._costs_of(parent, feeds[0], target))
@@ -260,8 +282,8 @@ class _Chain:
         """What an inference of the file that was just made takes; None where it cannot be counted."""
         # A count is no reason to have no artifact.
         with suppress(Exception):
-            if target.suffix == ".onnx":
-                return onnx_costs.count(target, self._request.inputs).totals
+            if (counted := file_costs.count(target, self._request.inputs)) is not None:
+                return counted.totals
             if parent.format != "source":
                 return self._made[parent.format].costs
             if self._source_costs is None and parent.module is not None:
@@ -271,13 +293,13 @@ class _Chain:
 
     def _with_parity(self, artifact: Artifact, step: Step, parent: Parent, target: Path) -> Artifact:
         request = self._request
-        count = INT8_PARITY_FEEDS if step.calibrated else _FLOAT_PARITY_FEEDS
+        count = INT8_PARITY_FEEDS if step.lossy else _FLOAT_PARITY_FEEDS
         expected = self._outputs_of(parent, count)
         comparison = compare(expected, self._outputs_of(Parent(artifact.format, path=target), count))
         batch = request.inputs[0].shape[0] if request.inputs[0].shape else 1
         samples = min(len(expected) * batch, request.images or len(expected) * batch)
         artifact = replace(artifact, parity=comparison.parity(inputs=request.inputs_kind, samples=samples))
-        reason = judge(comparison, calibrated=step.calibrated, tolerance=request.tolerance)
+        reason = judge(comparison, lossy=step.lossy, tolerance=request.tolerance)
         if reason is None:
             return replace(artifact, notes=(*artifact.notes, *remarks(comparison)))
         parent_name = artifact.parent or "the source"

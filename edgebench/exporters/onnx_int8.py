@@ -30,5 +30,6 @@ STEP = Step(
     tools=("onnx", "onnxruntime"),
     options=lambda settings: {"method": settings["method"], **for_machine(settings["machine"])},
     run=_export,
+    lossy=True,
     calibrated=True,
 )

@@ -2,7 +2,7 @@
 
 SQNR is the parent's signal power over the power of the difference, `10 log10(sum r^2 / sum (r - a)^2)`, over all
 samples of one output. Float steps are judged by the largest error against the parent's largest value, output by output;
-int8 by whether it still answers the same class, and by SQNR where an output is not class scores.
+lossy ones by whether it still answers the same class, and by SQNR where an output is not class scores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.agent.environment import switch_telemetry_off
+from edgebench.agent.environment import physical_cores, switch_telemetry_off
+from edgebench.agent.runtimes import tflite
 from edgebench.agent.runtimes.torchscript import flatten
 from edgebench.exporters.steps import Feed
 from edgebench.types import Parity, Tolerance
@@ -75,6 +76,8 @@ def open_runner(format: str, *, module: Any | None = None, path: Path | None = N
     """A function from a feed to outputs, for a source's module or an artifact's file. It never changes the feed."""
     if format in ("source", "torchscript", "torch-export"):
         return _torch_runner(module, path)
+    if format in tflite.FORMATS:
+        return _tflite_runner(path)
     switch_telemetry_off()
     import onnxruntime
 
@@ -108,6 +111,12 @@ def _torch_runner(module: Any | None, path: Path | None) -> Runner:
     return run
 
 
+def _tflite_runner(path: Path | None) -> Runner:
+    tflite.load_library()
+    session = tflite.open_session(str(path), physical_cores())
+    return lambda feed: session.floats(session.run(session.adapt(dict(feed))))
+
+
 def compare(parents: Sequence[Outputs], children: Sequence[Outputs]) -> Comparison:
     """`children` against `parents`: one entry per feed, each the outputs of that feed in order.
 
@@ -139,12 +148,12 @@ def compare(parents: Sequence[Outputs], children: Sequence[Outputs]) -> Comparis
     return Comparison(outputs, float(np.mean(np.concatenate(same))), int(first.shape[1]))
 
 
-def judge(comparison: Comparison, *, calibrated: bool, tolerance: Tolerance) -> str | None:
+def judge(comparison: Comparison, *, lossy: bool, tolerance: Tolerance) -> str | None:
     """Why the artifact fails, or None.
 
     A float step fails where an output's largest error is above `atol + rtol * (the parent's largest value of it)`, and
     where a small output is below MIN_FLOAT_SQNR_DB. A
-    calibrated one fails where its top-1 answers agree less than halfway between chance and always, unless the outputs
+    lossy one fails where its top-1 answers agree less than halfway between chance and always, unless the outputs
     are within FAITHFUL_SQNR_DB; or where an output that is not class scores is below MIN_INT8_SQNR_DB. Both fail where
     an output is not finite and its parent's is.
     """
@@ -152,18 +161,18 @@ def judge(comparison: Comparison, *, calibrated: bool, tolerance: Tolerance) -> 
         if math.isinf(out.max_abs_error):
             return f"output {index} has values that are not finite, or not where its parent's are"
         allowed = tolerance.atol + tolerance.rtol * out.scale
-        if not calibrated and out.max_abs_error > allowed:
+        if not lossy and out.max_abs_error > allowed:
             return (
                 f"output {index} has a max abs error of {out.max_abs_error:.3g}, above the tolerance of {allowed:.3g}"
             )
         # Below atol the absolute part alone would let anything pass.
         small = out.sqnr_db if out.sqnr_db is not None and 0 < out.scale < _SMALL_OUTPUT else math.inf
-        if not calibrated and small < MIN_FLOAT_SQNR_DB:
+        if not lossy and small < MIN_FLOAT_SQNR_DB:
             return f"output {index} is small ({out.scale:.1g} at most) and only {small:.1f} dB above the error"
         scores = index == 0 and comparison.agreement is not None
-        if calibrated and not scores and out.sqnr_db is not None and out.sqnr_db < MIN_INT8_SQNR_DB:
+        if lossy and not scores and out.sqnr_db is not None and out.sqnr_db < MIN_INT8_SQNR_DB:
             return f"output {index} is only {out.sqnr_db:.1f} dB above the quantization noise"
-    if not calibrated or comparison.agreement is None or comparison.classes is None:
+    if not lossy or comparison.agreement is None or comparison.classes is None:
         return None
     sqnr_db = comparison.outputs[0].sqnr_db
     least = (1 + 1 / comparison.classes) / 2

@@ -44,10 +44,12 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports beside its file: the opset it really wrote, and sentences for people."""
+    """What a step reports beside its file: the opset it really wrote, sentences for people, and the peak memory of a
+    process that did it in place of this one."""
 
     notes: tuple[str, ...] = ()
     opset: int | None = None
+    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Step:
     """An export format. `parents` are the formats it can start from, the preferred one first.
 
     `modules` are imported by `run` and come with `extra`; `tools` are the distributions whose version can change the
-    file. `options` gives what decides the result, from the chain's settings; it is part of the cache's key. One that is
-    not `usual` is made only when it is asked for.
+    file, and `other_tools` gives the versions of those in another environment. `options` gives what decides the result,
+    from the chain's settings; it is part of the cache's key. One that is not `usual` is made only when it is asked for.
+    A `lossy` step is judged by whether it still answers the same, not by how little it differs; a `calibrated` one
+    needs images.
     """
 
     format: str
@@ -68,14 +72,21 @@ class Step:
     options: Callable[[Mapping[str, Any]], dict[str, Any]]
     run: Callable[[Parent, StepInput, Path], StepResult]
     extra: str = "torch"
+    lossy: bool = False
     calibrated: bool = False
-    usual: bool = True
+    usual: Callable[[], bool] = lambda: True
+    other_tools: Callable[[], dict[str, str]] = dict
+
+    def versions(self) -> dict[str, str]:
+        """The versions of all its tools; one that is not installed is left out."""
+        return {**tool_versions(self.tools), **self.other_tools()}
 
     def require_modules(self) -> None:
-        """Raises MissingExtra where one of `modules` is not installed; imports nothing."""
+        """Raises MissingExtra where one of `modules`, or of the tools elsewhere, is not installed; imports nothing."""
         for module in self.modules:
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra(module, self.extra)
+        self.other_tools()
 
 
 def tool_versions(distributions: Iterable[str]) -> dict[str, str]:

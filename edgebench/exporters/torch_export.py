@@ -7,28 +7,43 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from edgebench.errors import StepError
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
 
-__all__ = ["STEP"]
+__all__ = ["STEP", "exported", "saved"]
 
 
-def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
+def exported(parent: Parent, given: StepInput) -> Any:
+    """The `torch.export.ExportedProgram` of a source.
+
+    Raises:
+        StepError: it is TorchScript.
+    """
     import torch
 
     if parent.module is None or isinstance(parent.module, torch.jit.ScriptModule):
         raise StepError("torch.export does not take TorchScript", hint="export from the network that it was made of")
     if isinstance(parent.module, torch.export.ExportedProgram):
-        program = parent.module
-    else:
-        example = tuple(torch.from_numpy(array.copy()) for array in given.example.values())
-        with torch.no_grad():
-            program = torch.export.export(parent.module, example)
+        return parent.module
+    example = tuple(torch.from_numpy(array.copy()) for array in given.example.values())
+    with torch.no_grad():
+        return torch.export.export(parent.module, example)
+
+
+def saved(program: Any) -> bytes:
+    """The program as a `.pt2` file has it."""
+    import torch
+
     # By way of memory: on a full disk torch's own writer ends the process instead of raising.
     written = io.BytesIO()
     torch.export.save(program, written)
-    out.write_bytes(written.getbuffer())
+    return written.getvalue()
+
+
+def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
+    out.write_bytes(saved(exported(parent, given)))
     return StepResult()
 
 
@@ -41,5 +56,5 @@ STEP = Step(
     tools=("torch",),
     options=lambda _: {},
     run=_export,
-    usual=False,
+    usual=lambda: False,
 )

@@ -137,7 +137,7 @@ class _Proof:
             comparison = compare([self._alone], [together])
         except ValueError as error:
             raise Misfit(str(error)) from error
-        if (wrong := judge(comparison, calibrated=False, tolerance=_TOLERANCE)) is not None:
+        if (wrong := judge(comparison, lossy=False, tolerance=_TOLERANCE)) is not None:
             raise Misfit(f"inputs are answered otherwise at once than one by one: {wrong}")
         spreads = [_spread(answers) for answers in self._alone if answers.size]
         pairs = zip(comparison.outputs, spreads, strict=True)

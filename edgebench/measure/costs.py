@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from edgebench.bundle import load_bundle
-from edgebench.costs import onnx
+from edgebench.costs import files
 from edgebench.measure.subjects import Subject
 from edgebench.types import Costs
 
@@ -23,10 +23,10 @@ def costs_of(subject: Subject) -> Costs | None:
         known = next((artifact.costs for artifact in bundle.artifacts if artifact.file == file.name), None)
         if known is not None:
             return _for_batch(known, bundle.inputs[0].shape[0], subject.inputs[0].shape[0])
-    if subject.path.suffix == ".onnx":
-        # Also where onnx is not installed: a count is no reason to measure nothing.
-        with suppress(Exception):
-            return onnx.count(subject.path, subject.inputs).totals
+    # Also where what reads it is not installed: a count is no reason to measure nothing.
+    with suppress(Exception):
+        counted = files.count(subject.path, subject.inputs)
+        return None if counted is None else counted.totals
     return None
 
 

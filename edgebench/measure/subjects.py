@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
-from edgebench.agent.runtimes import onnxruntime, torch_compiled, torchscript
+from edgebench.agent.runtimes import Unsupported, onnxruntime, tflite, torch_compiled, torchscript
 from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
 from edgebench.files import file_sha256
 from edgebench.source.sniff import identify
+from edgebench.source.tflite_file import describe as describe_tflite
+from edgebench.source.tflite_file import is_tflite
 from edgebench.targets.native import TOOLS
 from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
@@ -28,10 +31,12 @@ USUAL_RUNTIMES: dict[str, tuple[str, ...]] = {
     "onnxruntime": onnxruntime.FORMATS,
     "torchscript": torchscript.FORMATS,
     "torch-compiled": torch_compiled.FORMATS,
-    **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME != "onnxruntime"},
+    "tflite": tflite.FORMATS,
+    **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME not in ("onnxruntime", "tflite")},
 }
 RUNTIMES = {
     **USUAL_RUNTIMES,
+    "tflite-no-xnnpack": tflite.FORMATS,
     "torch-compiled-cuda": torch_compiled.FORMATS,
     "onnxruntime-cuda": onnxruntime.FORMATS,
     "onnxruntime-tensorrt": onnxruntime.FORMATS,
@@ -39,7 +44,7 @@ RUNTIMES = {
 }
 _FORMATS = {format for formats in RUNTIMES.values() for format in formats}
 # Files that a tool reads and edgebench does not, by bytes 4 to 7.
-_FOREIGN = {b"TFL3": "tflite", b"ET12": "executorch"}
+_FOREIGN = {b"ET12": "executorch"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Subject:
 
 
 def find_subjects(paths: Sequence[Path], *, include_failed: bool) -> list[Subject]:
-    """The subjects in `paths`, each a bundle's directory, an artifact within one, or a single ONNX or TorchScript file.
+    """The subjects in `paths`, each a bundle's directory, an artifact within one, or a single ONNX or TFLite file.
 
     Raises:
         UsageError: a path that is none of these, or two subjects of one name.
@@ -148,6 +153,9 @@ def _single_file(path: Path) -> Subject:
         # The tool makes its own inputs.
         ref = ArtifactRef(path.stem, format, None, file_sha256(path))
         return Subject(ref, path, (), (), None, (), fed_with="what its tool makes up")
+    if is_tflite(path):
+        precision, inputs, outputs = _describe_tflite(path)
+        return Subject(ArtifactRef(path.stem, "tflite", precision, file_sha256(path)), path, inputs, outputs, None, ())
     identity = identify(str(path))
     if identity.kind == "onnx":
         precision, inputs, outputs = _describe_onnx(path)
@@ -171,6 +179,36 @@ def _describe_onnx(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tupl
     if described.external:
         raise UsageError(f"{path} keeps its weights in other files", hint=f"export it first: edgebench export {path}")
     return described.precision, _one_at_a_time(path, described.inputs), described.outputs
+
+
+def _describe_tflite(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Quantized inputs and outputs are float32 here: the agent converts them, by the file's own scales."""
+    try:
+        described = describe_tflite(path)
+    except MissingExtra:
+        # tflite-runtime alone is enough to measure; a device's own tool needs neither.
+        with suppress(Unsupported):
+            interpreter = tflite.open_interpreter(str(path), 1)
+            details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+            specs = [
+                _as_float(
+                    TensorSpec(item["name"], tuple(map(int, item["shape"])), np.dtype(item["dtype"]).name),
+                    item["quantization"][0],
+                )
+                for item in details
+            ]
+            count = len(interpreter.get_input_details())
+            return None, tuple(specs[:count]), tuple(specs[count:])
+        return None, (), ()
+    inputs, outputs = (
+        tuple(_as_float(tensor.spec, bool(tensor.scales)) for tensor in tensors)
+        for tensors in (described.inputs, described.outputs)
+    )
+    return described.precision, _one_at_a_time(path, inputs), outputs
+
+
+def _as_float(spec: TensorSpec, quantized: bool) -> TensorSpec:
+    return replace(spec, dtype="float32") if quantized else spec
 
 
 def _one_at_a_time(path: Path, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

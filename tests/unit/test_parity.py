@@ -36,7 +36,7 @@ def test_identical_outputs_have_no_finite_sqnr_and_no_error() -> None:
     found = compare(_outputs([1, 2]), _outputs([1, 2]))
     assert found.parity(inputs="random", samples=1).max_abs_error == 0
     assert found.parity(inputs="random", samples=1).sqnr_db is None
-    assert judge(found, calibrated=False, tolerance=STRICT) is None
+    assert judge(found, lossy=False, tolerance=STRICT) is None
 
 
 def test_each_output_has_a_tolerance_of_its_own() -> None:
@@ -44,31 +44,31 @@ def test_each_output_has_a_tolerance_of_its_own() -> None:
     zeros, tiny = np.zeros((1, 4, 1)), np.full((1, 4, 1), 1e-7)
     found = compare([[parents[0][0], zeros]], [[children[0][0], tiny]])
     # 0.5 of 1000 is within 1e-3 of it, 1e-7 of nothing is within 1e-5.
-    assert judge(found, calibrated=False, tolerance=Tolerance(1e-5, 1e-3)) is None
-    assert "output 0" in (judge(found, calibrated=False, tolerance=Tolerance(1e-5, 1e-4)) or "")
-    assert "output 1" in (judge(found, calibrated=False, tolerance=Tolerance(1e-8, 1e-3)) or "")
+    assert judge(found, lossy=False, tolerance=Tolerance(1e-5, 1e-3)) is None
+    assert "output 0" in (judge(found, lossy=False, tolerance=Tolerance(1e-5, 1e-4)) or "")
+    assert "output 1" in (judge(found, lossy=False, tolerance=Tolerance(1e-8, 1e-3)) or "")
 
 
 def test_small_outputs_cannot_hide_behind_the_absolute_tolerance() -> None:
     found = compare(_outputs([1e-9, 2e-9]), _outputs([2e-9, 1e-9]))
-    assert "small" in (judge(found, calibrated=False, tolerance=Tolerance()) or "")
+    assert "small" in (judge(found, lossy=False, tolerance=Tolerance()) or "")
     rounded = compare(_outputs([1e-9, 2e-9]), _outputs([1e-9, 2.0000002e-9]))
-    assert judge(rounded, calibrated=False, tolerance=Tolerance()) is None
+    assert judge(rounded, lossy=False, tolerance=Tolerance()) is None
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("lossy", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_and_should_be_fails_in_any_output(value: float, calibrated: bool) -> None:
+def test_what_is_not_finite_and_should_be_fails_in_any_output(value: float, lossy: bool) -> None:
     good = np.array([[1.0, 2.0]])
     found = compare([[good, good]], [[good, np.array([[1.0, value]])]])
-    assert "not finite" in (judge(found, calibrated=calibrated, tolerance=LOOSE) or "")
+    assert "not finite" in (judge(found, lossy=lossy, tolerance=LOOSE) or "")
     json.dumps(encode(found.parity(inputs="calibration", samples=1)), allow_nan=False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_where_the_parent_is_not_finite_either_it_is_agreement(value: float) -> None:
     found = compare(_outputs([1, value]), _outputs([1, value]))
-    assert judge(found, calibrated=False, tolerance=STRICT) is None
+    assert judge(found, lossy=False, tolerance=STRICT) is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def _comparison(sqnr_db: float | None, agreement: float | None, classes: int | N
 def test_int8_is_judged_by_agreement_and_by_noise_where_there_are_no_classes(
     comparison: Comparison, fails: bool
 ) -> None:
-    assert (judge(comparison, calibrated=True, tolerance=STRICT) is not None) is fails
+    assert (judge(comparison, lossy=True, tolerance=STRICT) is not None) is fails
 
 
 def test_a_low_agreement_that_passes_is_remarked_on() -> None:

@@ -7,7 +7,9 @@ A runtime's module defines:
 - `prepare(feed)`: the feed as the library takes it, outside the clock and before memory is looked at;
 - `open_session(path, threads) -> Session`.
 
-A Session has `provider`, `run(prepared)`, which is what the clock sees, `named_outputs(outputs)` and `close()`.
+A Session has `provider`, `run(prepared)`, which is what the clock sees, `named_outputs(outputs)` and `close()`. It may
+have `adapt(prepared)`, which makes of it what this file's `run` takes, outside the clock as well; and `one_at_a_time`,
+the name of what cannot run two inferences at once.
 
 A runtime of a GPU has `ON_GPU = True`. Its `run` is from host memory to host memory and ends when all is done, so that
 its figures stand beside a CPU's; it refuses with `Unsupported` whatever it would run on the CPU. Its Session also has:
@@ -21,7 +23,9 @@ its figures stand beside a CPU's; it refuses with `Unsupported` whatever it woul
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Callable
+
+from ..feeds import Feed
 
 
 class Unsupported(Exception):
@@ -42,6 +46,15 @@ def find(name: str) -> Any:
             raise
         words = "edgebench's agent does not run %s: a tool under `tools` in the device's profile may (docs/devices.md)"
         raise Unsupported(words % name) from error
+
+
+def preparation(runtime: Any, session: Any) -> Callable[[Feed], Any]:
+    """What makes the argument of the session's `run` of a feed."""
+    adapt = getattr(session, "adapt", None)
+    if adapt is None:
+        prepare: Callable[[Feed], Any] = runtime.prepare
+        return prepare
+    return lambda feed: adapt(runtime.prepare(feed))
 
 
 def on_gpu(name: str) -> bool:

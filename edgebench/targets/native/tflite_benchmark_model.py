@@ -22,7 +22,7 @@ from edgebench.targets.native.reading import Figure, Log, rounded_ns
 
 __all__ = ["CANNOT", "FORMATS", "RUNTIME", "argv", "parse"]
 
-FORMATS: tuple[str, ...] = ("tflite", "tflite-int8")
+FORMATS: tuple[str, ...] = ("tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "tflite-int8-io")
 RUNTIME: str = "tflite"
 CANNOT: tuple[str, ...] = (
     "It gives no single times, no 90th and no 99th percentile.",
