@@ -121,13 +121,13 @@ class Session:
 
     def find_peaks(self, progress: Progress) -> None:
         """What the device can do at most with as many threads as its cells have, or why that is not known."""
-        if self._device.emulated or any(self._tasks[index].profile.tools for index in self._own):
-            return
-        threads = {
-            self._tasks[index].threads
-            for index in self._own
-            if self._open(index) and self.run.cells[index].costs and not on_gpu(self._tasks[index].runtime)
-        }
+        threads: set[int] = set()
+        for index in self._own:
+            task, costs = self._tasks[index], self.run.cells[index].costs
+            # Tools of a device without Python have no products of their own, an emulator's are no device's.
+            has_peak = not (self._device.emulated or task.profile.tools or on_gpu(task.runtime))
+            if has_peak and self._open(index) and costs is not None and costs.macs:
+                threads.add(task.threads)
         if not threads:
             return
         progress.start("peaks", total=len(threads))
