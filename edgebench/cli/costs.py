@@ -109,7 +109,7 @@ def layers_table(layers: Sequence[dict[str, Any]]) -> Table:
             Text(layer["module"] or layer["name"].partition(";")[0]),
             layer["operator"],
             "?" if layer["output_shape"] is None else ",".join(map(str, layer["output_shape"])),
-            "not counted" if macs is None else f"{macs / 1e6:.3f}",
+            "not counted" if macs is None else f"{macs / 1e6:.3f}" if macs else "",
             "" if not macs else f"{100 * macs / total:.1f} %",
             f"{parameters:,}" if parameters else "",
             "" if not parameters or zeros is None else f"{100 * zeros / parameters:.1f} %",

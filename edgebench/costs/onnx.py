@@ -81,6 +81,8 @@ class _Graph:
         # The initializers that each constant was made of.
         self._origins: dict[str, tuple[str, ...]] = {name: (name,) for name in self._tensors}
         self._zero_points: dict[str, str] = {}
+        # Integers that stand for real numbers.
+        self._quantized: set[str] = set()
         self._nodes = self._unfolded()
         self._zeros = {name: self._zeros_in(name) for name in self._tensors}
         self._shapes, self._bits = _infer(model, given)
@@ -131,6 +133,8 @@ class _Graph:
                     self._zero_points.update(
                         dict.fromkeys(self._origins.get(node.input[position], ()), node.input[point])
                     )
+            if node.op_type == "DequantizeLinear" or node.op_type.startswith("QLinear") or node.op_type == "QGemm":
+                self._quantized.update(origin for name in node.input for origin in self._origins.get(name, ()))
             constant = all(name in self._origins for name in _inputs(node)) and "Random" not in node.op_type
             # An empty loop over constants is still a loop.
             if constant and not any(attribute.HasField("g") for attribute in node.attribute):
@@ -143,7 +147,6 @@ class _Graph:
     def _weights(self, node: Any) -> list[str]:
         """The initializers among what it reads that were learned."""
         settings = _SETTINGS.get(node.op_type, ())
-        quantized = node.op_type == "DequantizeLinear" or node.op_type.startswith("Q")
         names = [
             name
             for position, used in enumerate(_inputs(node))
@@ -154,7 +157,8 @@ class _Graph:
         return [
             name
             for name in dict.fromkeys(names)
-            if self._tensors[name].dims and (quantized or _type_name(self._tensors[name].data_type) not in _INDICES)
+            if self._tensors[name].dims
+            and (name in self._quantized or _type_name(self._tensors[name].data_type) not in _INDICES)
         ]
 
     def _zeros_in(self, name: str) -> int | None:

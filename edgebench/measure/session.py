@@ -140,7 +140,8 @@ class Session:
             reason = result.reason or reason
             progress.advance()
         self._book.put({}, device=replace(self._device, rooflines=tuple(found), no_roofline=reason))
-        progress.done(reason or f"with {', '.join(str(item.threads) for item in found)} threads")
+        rates = [f"threads {item.threads}: {item.flops_per_s / 1e9:.3g} GFLOP/s" for item in found]
+        progress.done(reason or ", ".join(rates))
 
     def measure(self, progress: Progress) -> None:
         """Rounds, until every cell has its number of processes, and its precision where one was asked for."""
