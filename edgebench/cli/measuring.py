@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser, *, max_time_s: float, max_time_
         "--runtime",
         metavar="LIST",
         type=comma_separated,
-        help="onnxruntime, torchscript, onnxruntime-cuda, ... (default: the device's)",
+        help="onnxruntime, tflite, openvino, ..., or all (default: the usual one of each format)",
     )
     group.add_argument(
         "--threads", metavar="LIST", type=positive_ints, help="a cell for each number (default: the physical cores)"

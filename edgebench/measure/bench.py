@@ -56,7 +56,7 @@ def bench(
 
     Args:
         devices: names of profiles in `devices/`.
-        runtimes: which of them; default: the one of each artifact's format.
+        runtimes: which of them, or `all`; default: the usual one of each artifact's format.
         threads: intra-op threads, one cell for each number; default: the device's, else its physical cores.
         scenarios: of `edgebench.scenarios`, one cell for each; `offline` takes 1, 2, 4, ... threads up to the cores
             unless `threads` says otherwise.

@@ -14,7 +14,7 @@ from edgebench.errors import UsageError
 from edgebench.measure.devices import Connected
 from edgebench.measure.scoring import EvaluationData
 from edgebench.measure.session import Task
-from edgebench.measure.subjects import RUNTIMES, USUAL_RUNTIMES, Subject
+from edgebench.measure.subjects import ALL_RUNTIMES, RUNTIMES, USUAL_RUNTIMES, Subject
 from edgebench.store import SCHEMA
 from edgebench.types import NOT_MEASURED, BenchSettings, Cell, Device, Run
 
@@ -33,9 +33,13 @@ def plan_tasks(
     Raises:
         UsageError: an unknown runtime, or nothing to measure.
     """
+    if runtimes is not None and ALL_RUNTIMES in runtimes:
+        runtimes = list(RUNTIMES)
     for name in (*(runtimes or ()), *(name for item in found for name in item.profile.runtimes or ())):
         if name not in RUNTIMES:
-            raise UsageError(f"unknown runtime `{name}`", hint=f"there are: {', '.join(sorted(RUNTIMES))}")
+            raise UsageError(
+                f"unknown runtime `{name}`", hint=f"there are: {ALL_RUNTIMES}, {', '.join(sorted(RUNTIMES))}"
+            )
     tasks = [
         Task(subject, item.profile, runtime, count, scenario)
         for item in found

@@ -23,7 +23,7 @@ from edgebench.source.tflite_file import is_tflite
 from edgebench.targets.native import TOOLS
 from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
-__all__ = ["RUNTIMES", "USUAL_RUNTIMES", "Subject", "find_subjects"]
+__all__ = ["ALL_RUNTIMES", "RUNTIMES", "USUAL_RUNTIMES", "Subject", "find_subjects"]
 
 # Runtimes with the formats that they open: the agent's on the CPU, and those that only tools of devices without Python
 # have; these are used unless a device's profile, or the user, names others.
@@ -42,6 +42,8 @@ RUNTIMES = {
     "onnxruntime-tensorrt": onnxruntime.FORMATS,
     "torchscript-cuda": torchscript.FORMATS,
 }
+# In place of a list of names: what is not there has a cell that says how to install it.
+ALL_RUNTIMES = "all"
 _FORMATS = {format for formats in RUNTIMES.values() for format in formats}
 # Files that a tool reads and edgebench does not, by bytes 4 to 7.
 _FOREIGN = {b"ET12": "executorch"}

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebench.agent.codec import decode, encode
+from edgebench.agent.runtimes import onnxruntime, tflite
 from edgebench.agent.wire import Measurement, Summary
 from edgebench.targets.native import (
     TOOLS,
@@ -835,7 +836,7 @@ def test_executor_runner_is_asked_for_warm_up_and_runs_together() -> None:
 def test_each_format_has_one_tool() -> None:
     formats = [name for tool in TOOLS.values() for name in tool.FORMATS]
 
-    assert sorted(formats) == ["executorch", "onnx", "onnx-int8", "onnx-sim", "tflite", "tflite-int8"]
+    assert sorted(formats) == sorted(["executorch", *onnxruntime.FORMATS, *tflite.FORMATS])
 
 
 @pytest.mark.parametrize("name", TOOLS)

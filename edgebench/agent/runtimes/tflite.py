@@ -9,8 +9,11 @@ tensorflow.org/lite/performance/quantization_spec).
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import contextmanager
 from importlib import import_module, metadata
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from ..wire import TensorSpec
 from . import Unsupported
@@ -48,9 +51,24 @@ def open_interpreter(path: str, threads: int, *, delegates: bool = True) -> Any:
     options = {}
     if not delegates:
         options["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = module.Interpreter(model_path=path, num_threads=threads, **options)
-    interpreter.allocate_tensors()
+    with _without_chatter():
+        interpreter = module.Interpreter(model_path=path, num_threads=threads, **options)
+        interpreter.allocate_tensors()
     return interpreter
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """It tells on stderr that it made its delegate; what goes wrong it raises."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _package() -> str:
