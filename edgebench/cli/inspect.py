@@ -106,7 +106,7 @@ def _facts(identity: Identity, args: argparse.Namespace) -> dict[str, Any]:
         "notes": list(loaded.info.notes),
     }
     if "costs" in facts:
-        # Scales of quantized tensors and running means, which a description of the file counts as well, are not learned.
+        # Scales and running means, which the description of the file has among them, are not learned.
         found["parameters"] = facts["costs"]["parameters"]
     return facts | found | loaded_costs_facts(loaded, args.input_shape, args.trust, args.layers)
 

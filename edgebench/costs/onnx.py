@@ -94,7 +94,7 @@ class _Graph:
         layers, steps = [], []
         sizes: dict[Any, int | None] = {}
         for node in self._nodes:
-            reads = [self._stored(name) for name in _inputs(node) if name not in self._origins]
+            reads = [self._stored(name) for name in _inputs(node) if name and name not in self._origins]
             writes = [self._stored(name) for name in node.output if name]
             made = [name for name in writes if name not in reads]
             sizes |= {name: self._bytes(name) for name in made}
@@ -135,7 +135,7 @@ class _Graph:
                     )
             if node.op_type == "DequantizeLinear" or node.op_type.startswith("QLinear") or node.op_type == "QGemm":
                 self._quantized.update(origin for name in node.input for origin in self._origins.get(name, ()))
-            constant = all(name in self._origins for name in _inputs(node)) and "Random" not in node.op_type
+            constant = all(name in self._origins for name in _inputs(node) if name) and "Random" not in node.op_type
             # An empty loop over constants is still a loop.
             if constant and not any(attribute.HasField("g") for attribute in node.attribute):
                 origins = tuple(self._weights(node))
@@ -210,15 +210,9 @@ def _constants(graph: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _inputs(node: Any) -> list[str]:
-    """What it reads, with what its subgraphs read, some of which is their own."""
-    inner = [
-        name
-        for attribute in node.attribute
-        for graph in (attribute.g, *attribute.graphs)
-        for item in graph.node
-        for name in _inputs(item)
-    ]
-    return [name for name in (*node.input, *inner) if name]
+    """What it reads, "" for what is left out, with what its subgraphs read, some of which is their own."""
+    graphs = (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
+    return [*node.input, *(name for graph in graphs for inner in graph.node for name in _inputs(inner))]
 
 
 def _infer(model: Any, given: dict[str, tuple[int, ...]]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
