@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from edgebench.bundle import load_bundle
 from edgebench.costs import files
 from edgebench.measure.subjects import Subject
-from edgebench.types import Costs
+from edgebench.types import Costs, TensorSpec
 
 __all__ = ["costs_of"]
 
@@ -22,12 +23,16 @@ def costs_of(subject: Subject) -> Costs | None:
         bundle = load_bundle(file.parent)
         known = next((artifact.costs for artifact in bundle.artifacts if artifact.file == file.name), None)
         if known is not None:
-            return _for_batch(known, bundle.inputs[0].shape[0], subject.inputs[0].shape[0])
+            return _for_batch(known, _batch(bundle.inputs), _batch(subject.inputs))
     # Also where what reads it is not installed: a count is no reason to measure nothing.
     with suppress(Exception):
         counted = files.count(subject.path, subject.inputs)
         return None if counted is None else counted.totals
     return None
+
+
+def _batch(inputs: Sequence[TensorSpec]) -> int:
+    return inputs[0].shape[0] if inputs[0].shape else 1
 
 
 def _for_batch(costs: Costs, exported: int, batch: int) -> Costs:
