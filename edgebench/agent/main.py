@@ -7,6 +7,7 @@ they like. A failure is a result as well: they end with 0 whenever they could wr
 processes that they start.
 
 `library JOB.json RESULT.json` imports a runtime, and `examine ANY RESULT.json` looks at the device, for its doctor.
+`roofline JOB.json RESULT.json` tries what the device can do at most.
 
 For a host elsewhere `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES GRACE_S` runs these, and takes and gives files.
 """
@@ -56,6 +57,10 @@ def main(argv: Sequence[str]) -> int:
         from .profilers import profile
 
         _write(result_path, _attempt(profile, _read(Job, path)))
+    elif command == "roofline":
+        from .peaks import measure_peaks
+
+        _write(result_path, _attempt(measure_peaks, _read(Job, path)))
     elif command == "library":
         _write(result_path, _attempt(_library, _read(Job, path)))
     elif command == "examine":

@@ -57,7 +57,8 @@ def _scopes(tensor: str) -> Iterator[tuple[str, str]]:
             continue
         for part in parts:
             package, _, last = part.rpartition(".")
-            kind, _, name = last.partition("_")
+            # A class may begin with the separator itself.
+            kind, _, name = last.lstrip("_").partition("_")
             if not package or not name:
                 break
             owner = kind
