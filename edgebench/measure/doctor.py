@@ -35,10 +35,15 @@ _LEAST_FREE_BYTES = 300 << 20
 _CLOCK_S = 60.0
 _OLDEST_PYTHON = (3, 8)
 
-_PACKAGES = {"onnxruntime": "onnxruntime", "torchscript": "torch"}
+_PACKAGES = {"onnxruntime": "onnxruntime", "tflite": "ai-edge-litert", "torchscript": "torch"}
+# ai-edge-litert 2.3 has wheels from this Python on, and its aarch64 one wants this glibc (measured); the last
+# tflite-runtime has some up to the other Python, 32-bit ones too, and fails with numpy 2.
+_LITERT_PYTHON, _LITERT_GLIBC = (3, 10), (2, 34)
+_TFLITE_RUNTIME, _TFLITE_RUNTIME_PYTHON = "tflite-runtime==2.14.0 'numpy<2'", (3, 11)
 # The last version with a wheel for each older Python, as the package index had it in November 2026 (pip install
 # --dry-run for each Python, aarch64); from 3.11 on the newest has one.
 _LAST = {
+    "ai-edge-litert": {},
     "onnxruntime": {(3, 8): "1.19.2", (3, 9): "1.19.2", (3, 10): "1.23.2"},
     "torch": {(3, 8): "2.4.1", (3, 9): "2.8.0", (3, 10): "2.14.1"},
 }
@@ -208,14 +213,24 @@ def install_line(runtime: str, seen: Examination, machine: str, profile: DeviceP
     """What installs a runtime for the device's Python and architecture: the version that is here where there is one
     for it, so that device and host answer alike."""
     package = _PACKAGES[runtime]
+    version = tuple(map(int, seen.python.split(".")[:2]))
+    old = seen.bits == 32 or version < _LITERT_PYTHON or tuple(_order(seen.libc[1])) < _LITERT_GLIBC
+    if runtime == "tflite" and seen.libc[0] == "glibc" and old:
+        if version <= _TFLITE_RUNTIME_PYTHON:
+            return _pip(_TFLITE_RUNTIME, seen, profile)
+        return (
+            f"there is no wheel of TFLite for Python {seen.python} here: use an older one, or benchmark_model as a tool"
+        )
     if seen.bits == 32:
         return f"there is no 32-bit wheel of {package}; on Debian 13: sudo apt install python3-{package}"
     if seen.libc[0] != "glibc":
         return f"there is no wheel of {package} for this C library ({seen.libc[0] or 'not glibc'}): use a tool"
-    version = tuple(map(int, seen.python.split(".")[:2]))
     known = (_LAST[package].get((version[0], version[1])), _version_here(package))
     pinned = min((one for one in known if one is not None), key=_order, default=None)
-    wanted = package if pinned is None else f"{package}=={pinned}"
+    return _pip(package if pinned is None else f"{package}=={pinned}", seen, profile)
+
+
+def _pip(wanted: str, seen: Examination, profile: DeviceProfile) -> str:
     if not seen.managed:
         return f"{seen.executable} -m pip install {wanted}"
     return (

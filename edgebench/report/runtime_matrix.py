@@ -44,8 +44,9 @@ def _table(run: Run, cells: Sequence[Cell], title: str) -> Table:
     by_place = {(cell.artifact.name, cell.runtime): cell for cell in cells}
     known = {place: p50 for place, cell in by_place.items() if (p50 := _p50(run, cell)) is not None}
     best = min(known, key=lambda place: known[place][0], default=None)
-    columns = [Column(title, overflow="fold"), *(Column(name, justify="right", overflow="fold") for name in runtimes)]
-    table = Table(*columns, box=SIMPLE_HEAD)
+    headings = [Column(Text(name), justify="right", overflow="fold") for name in runtimes]
+    # As text: brackets in a name are not markup.
+    table = Table(Column(Text(title), overflow="fold"), *headings, box=SIMPLE_HEAD)
     for artifact in dict.fromkeys(cell.artifact.name for cell in cells):
         row = []
         for runtime in runtimes:
@@ -55,7 +56,7 @@ def _table(run: Run, cells: Sequence[Cell], title: str) -> Table:
                 continue
             as_fast = best is not None and _overlap(known[place], known[best])
             row.append(Text(with_interval(*known[place]) + " ←" * as_fast, style="bold green" if as_fast else ""))
-        table.add_row(artifact, *row)
+        table.add_row(Text(artifact), *row)
     return table
 
 

@@ -73,8 +73,8 @@ class TfliteDescription:
     def precision(self) -> str:
         """`int8` where most operators with weights compute in integers, `int8-dynamic` where their weights alone are,
         `fp16` where constants are float16, else `fp32`."""
-        weighted = [operator for operator in self.operators if operator.kind in _WEIGHTED and operator.inputs[0]]
-        integer = [item for item in weighted if item.inputs[0] is not None and "int" in item.inputs[0].dtype]
+        weighted = [operator for operator in self.operators if operator.kind in _WEIGHTED]
+        integer = [item for item in weighted if any(other and "int" in other.dtype for other in item.inputs[:1])]
         narrow = [item for item in weighted if any(other and other.dtype == "int8" for other in item.inputs)]
         if len(integer) * 2 > len(weighted):
             return "int8"
@@ -134,7 +134,7 @@ def _describe(model: Any) -> TfliteDescription:
         parameters=sum(
             math.prod(tensor.shape)
             for tensor in tensors
-            if tensor.constant and (tensor.dtype.startswith("float") or tensor.scales)
+            if tensor.constant and -1 not in tensor.shape and (tensor.dtype.startswith("float") or tensor.scales)
         ),
     )
 
@@ -150,13 +150,19 @@ def _tensor(model: Any, tensor: Any) -> TfliteTensor:
     points = quantization.ZeroPointLength() if quantization else 0
     return TfliteTensor(
         name=(tensor.Name() or b"").decode("utf-8", "replace"),
-        shape=tuple(int(read(index)) for index in range(signature or tensor.ShapeLength())),
+        shape=_shape([int(read(index)) for index in range(signature or tensor.ShapeLength())]),
         dtype=_dtype(tensor.Type()),
         constant=size > 0,
         bytes=size,
         scales=tuple(float(quantization.Scale(index)) for index in range(scales)),
         zero_points=tuple(int(quantization.ZeroPoint(index)) for index in range(points)),
     )
+
+
+def _shape(lengths: list[int]) -> tuple[int, ...]:
+    if any(length < -1 for length in lengths):
+        raise ValueError(f"a tensor has the shape {lengths}")
+    return tuple(lengths)
 
 
 def _dtype(code: int) -> str:

@@ -185,3 +185,19 @@ def test_a_python_that_is_too_old_or_not_there_is_found(version: tuple[int, ...]
     found = _python(PROFILE, replace(PROBE, python=None if version is None else "/p", python_version=version))
     assert found.good is good
     assert good or found.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        # The wheels of both packages on the package index, and glibc as measured on real trees (stack of 2026).
+        ({}, "pip install ai-edge-litert"),
+        ({"libc": ("glibc", "2.31")}, "pip install tflite-runtime==2.14.0 'numpy<2'"),
+        ({"bits": 32}, "pip install tflite-runtime==2.14.0 'numpy<2'"),
+        ({"python": "3.9.2"}, "pip install tflite-runtime==2.14.0 'numpy<2'"),
+        ({"python": "3.13.5", "bits": 32}, "no wheel of TFLite for Python 3.13.5"),
+        ({"libc": ("", "")}, "use a tool"),
+    ],
+)
+def test_tflite_comes_from_the_package_that_has_a_wheel(changes: dict[str, object], line: str) -> None:
+    assert line in _line("tflite", **changes)
