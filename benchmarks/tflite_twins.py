@@ -134,7 +134,7 @@ def _measure(name: str, arguments: argparse.Namespace, directory: Path) -> None:
     side = NETWORKS[name].side
     samples = next((cell.accuracy.samples for cell in run.cells if cell.accuracy is not None), 0)
     print(f"\n{name}, {side}x{side}, {samples} test images\n")
-    print("| artifact | top-1 % | drop [95 %], McNemar | agrees with onnx | SQNR dB to its parent | × onnx | × its twin |")
+    print("| artifact | top-1 % | drop [95 %], McNemar | agrees with onnx | SQNR dB to parent | × onnx | × its twin |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for format in FORMATS:
         artifact = artifacts[format]

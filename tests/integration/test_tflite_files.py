@@ -18,8 +18,8 @@ pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (the extra `t
 
 QUICK = ["--threads", "1", "--processes", "1", "--warmup", "1", "--iterations", "3", "--max-wait", "0"]
 
-# Pixels as they are, channels last. mlcommons/tiny trained on 0..255; its int8 input is pixel - 128, as scale 1 and zero
-# point -128 say.
+# Pixels as they are, channels last. mlcommons/tiny trained on 0..255; its int8 input is pixel - 128, as scale 1 and
+# zero point -128 say.
 PIXELS = 'channels = "rgb"\nlayout = "nhwc"\n'
 # -1..1 as the file's scale 1/128 and zero point 128 say, so that each pixel is its own uint8; class 0 is "background".
 MOBILENET = f"resize = 146\ncrop = 128\nscale = {1 / 128}\nmean = [1.0]\nstd = [1.0]\nlabel_offset = 1\n{PIXELS}"

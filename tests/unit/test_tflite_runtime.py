@@ -229,7 +229,7 @@ def test_a_damaged_file_fails_with_the_interpreters_words(job: Job, tmp_path: Pa
 
 
 def _edgebench(*arguments: str, home: Path, before: str = "") -> subprocess.CompletedProcess[str]:
-    """The command in a home of its own, with the modules in the directory `before` ahead of those that are installed."""
+    """The command in a home of its own, with the modules in the directory `before` ahead of those installed."""
     code = "import sys; from edgebench.cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
