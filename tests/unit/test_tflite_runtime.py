@@ -161,11 +161,13 @@ def job(tmp_path: Path) -> Job:
     )
 
 
-def _agent(command: str, message: Job | Round, directory: Path, **environment: str) -> dict[str, Any]:
+def _agent(
+    command: str, message: Job | Round, directory: Path, *, python: str = sys.executable, **environment: str
+) -> dict[str, Any]:
     (directory / "message.json").write_text(json.dumps(encode(message)))
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "edgebench.agent", command),
+            *(python, "-m", "edgebench.agent", command),
             *(str(directory / "message.json"), str(directory / "result.json")),
         ],
         cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
@@ -175,10 +177,18 @@ def _agent(command: str, message: Job | Round, directory: Path, **environment: s
     return answer
 
 
-def _measured(job: Job, directory: Path, **environment: str) -> Measurement:
+def _measured(job: Job, directory: Path, *, python: str = sys.executable, **environment: str) -> Measurement:
     work = Round(WIRE_VERSION, (job,), "a", laps=2, turn=3)
-    (only,) = decode(RoundResult, _agent("round", work, directory, **environment)).measurements
+    (only,) = decode(RoundResult, _agent("round", work, directory, python=python, **environment)).measurements
     return only
+
+
+def _blocked(directory: Path) -> str:
+    """A directory with neither of the two packages."""
+    for package in ("ai_edge_litert", "tflite_runtime"):
+        (directory / package).mkdir(parents=True)
+        (directory / package / "__init__.py").write_text("raise ImportError('blocked')")
+    return str(directory)
 
 
 @pytest.mark.parametrize("runtime", ["tflite", "tflite-no-xnnpack"])
@@ -220,6 +230,49 @@ def test_without_the_library_it_is_unsupported_and_says_what_installs_it(
     assert "pip install ai-edge-litert" in (found.reason or "")
 
 
+@pytest.mark.skipif(int(np.__version__.partition(".")[0]) < 2, reason="needs numpy 2")
+def test_tflite_runtime_is_refused_with_numpy_2_before_it_fails_without_words(job: Job, tmp_path: Path) -> None:
+    _blocked(tmp_path / "old")
+    # As it is installed; its interpreter is never reached.
+    (tmp_path / "old" / "tflite_runtime" / "__init__.py").write_text("")
+    (tmp_path / "old" / "tflite_runtime" / "interpreter.py").write_text("")
+    (tmp_path / "old" / "tflite_runtime-2.14.0.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
+    (tmp_path / "old" / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(metadata)
+    found = _measured(job, tmp_path, PYTHONPATH=str(tmp_path / "old"))
+    assert found.status == "unsupported"
+    assert found.reason == "tflite-runtime 2.14.0 does not work with numpy 2: pip install 'numpy<2'"
+
+
+@pytest.fixture
+def old_python() -> str:
+    """A Python of an older device."""
+    python = os.environ.get("EDGEBENCH_TEST_TFLITE_RUNTIME")
+    if not python:
+        pytest.skip(
+            "needs EDGEBENCH_TEST_TFLITE_RUNTIME, a Python with tflite-runtime and numpy<2 and no ai-edge-litert"
+        )
+    return python
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "tflite-no-xnnpack"])
+def test_tflite_runtime_measures_and_answers_as_its_successor_does(
+    runtime: str, job: Job, tmp_path: Path, old_python: str
+) -> None:
+    (tmp_path / "outputs").mkdir()
+    int8_dense(tmp_path / "int8.tflite")
+    measured = _measured(replace(job, runtime=runtime), tmp_path, python=old_python)
+    assert measured.status == "ok", measured.reason
+    assert (measured.runtime_version or "").endswith("(tflite-runtime)")
+    assert measured.provider == ("CPU, built-in" if "no" in runtime else "CPU, XNNPACK in 1 part")
+    job = replace(job, kind="predict", runtime=runtime, artifact=str(tmp_path / "int8.tflite"))
+    answered = decode(Measurement, _agent("predict", job, tmp_path, python=old_python))
+    assert answered.status == "ok", answered.reason
+    np.testing.assert_array_equal(
+        np.fromfile(answered.outputs[0].path, np.float32).reshape(2, 3), [[2, -2, 58.5], [3, -4, 58.5]]
+    )
+
+
 def test_a_damaged_file_fails_with_the_interpreters_words(job: Job, tmp_path: Path) -> None:
     path = Path(job.artifact)
     path.write_bytes(path.read_bytes()[:100])
@@ -239,14 +292,6 @@ def _edgebench(*arguments: str, home: Path, before: str = "") -> subprocess.Comp
         text=True,
         check=False,
     )
-
-
-def _blocked(directory: Path) -> str:
-    """A directory with neither of the two packages."""
-    for package in ("ai_edge_litert", "tflite_runtime"):
-        (directory / package).mkdir(parents=True)
-        (directory / package / "__init__.py").write_text("raise ImportError('blocked')")
-    return str(directory)
 
 
 QUICK = ("--threads", "1", "--processes", "1", "--warmup", "1", "--iterations", "3", "--max-wait", "0")
