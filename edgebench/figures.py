@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgebench import stats
 from edgebench.agent.wire import Measurement, Memory
+from edgebench.compute import Compute, compute_of
 from edgebench.conditions import Conditions, conditions
 from edgebench.evaluation.metrics import drop_interval, mcnemar_exact
 from edgebench.scenarios import streams_of
@@ -95,6 +96,7 @@ class Figures:
     frames: Frames | None
     sustained: Curve | None
     gpu: GpuParts | None
+    compute: Compute | None
     conditions: Conditions
     verdict: Verdict
 
@@ -119,13 +121,18 @@ def figures(run: Run, cell: Cell) -> Figures:
     measured = cell.measurements
     baseline = baseline_cell(run, cell)
     met = conditions(run, cell)
+    latency = stats.summarise(
+        [item.samples_ns for item in measured],
+        cell.batch_size * streams_of(cell.scenario),
+        sorted({*_TAIL, *run.settings.percentiles} - {50.0}),
+    )
+    told = _told(measured)
+    ms, ci_ms = (None, None) if told is None else (told.ms, told.ci_ms)
+    if latency is not None:
+        ms, ci_ms = latency.p50_ms, latency.p50_ci_ms
     return Figures(
-        latency=stats.summarise(
-            [item.samples_ns for item in measured],
-            cell.batch_size * streams_of(cell.scenario),
-            sorted({*_TAIL, *run.settings.percentiles} - {50.0}),
-        ),
-        told=_told(measured),
+        latency=latency,
+        told=told,
         cold_ms=_median_ms([item.cold_ns for item in measured]),
         load_ms=_median_ms([item.load_ns for item in measured]),
         first_ms=_median_ms([item.first_ns for item in measured]),
@@ -137,6 +144,7 @@ def figures(run: Run, cell: Cell) -> Figures:
         frames=_frames(cell),
         sustained=curve_of(cell.sustained),
         gpu=_gpu(measured),
+        compute=compute_of(run, cell, ms, ci_ms),
         conditions=met,
         verdict=judge(cell, met),
     )

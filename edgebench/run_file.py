@@ -20,7 +20,7 @@ __all__ = ["load_run", "run_document"]
 
 _DERIVED = (
     "latency", "told", "gpu", "cold_ms", "load_ms", "first_ms", "energy", "frames", "curve", "memory", "relative",
-    "samples_ns", "verdict", "evidence", "state",
+    "samples_ns", "verdict", "evidence", "state", "compute",
 )  # fmt: skip
 _DERIVED_ACCURACY = ("drop_points", "drop_ci", "mcnemar_p", "agreement")
 
@@ -57,6 +57,7 @@ def _cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     document["latency"] = None if found.latency is None else _latency_document(found.latency)
     document["told"] = encode(found.told)
     document["gpu"] = encode(found.gpu)
+    document["compute"] = encode(found.compute)
     document["cold_ms"] = found.cold_ms
     document["load_ms"] = found.load_ms
     document["first_ms"] = found.first_ms

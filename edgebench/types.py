@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgebench.agent.roofline import Roofline
 from edgebench.agent.state import State
 from edgebench.agent.wire import InstructionCount, Interpolation, Measurement, Preprocess, TensorSpec, Window
 
@@ -23,6 +24,7 @@ __all__ = [
     "Calibration",
     "CalibrationSet",
     "Cell",
+    "Costs",
     "Device",
     "DeviceProfile",
     "Disagreement",
@@ -160,12 +162,31 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What one inference takes by the network's own structure, whatever executes it (`edgebench.costs`).
+
+    `macs`: multiplications with their accumulation, without the operators in `not_counted`. `zeros` of the `parameters`
+    are zero, None where their values were not read. `activation_bytes` sums the results of all operators;
+    `peak_activation_bytes` is the largest sum of them alive at once; both are None where a length is not known.
+    """
+
+    macs: int
+    parameters: int
+    zeros: int | None
+    weight_bytes: int
+    activation_bytes: int | None
+    peak_activation_bytes: int | None
+    not_counted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One immutable exported file, and how it came to be.
 
     `file` is relative to the bundle; `parent` names the artifact it was made from, None for the source itself.
     `seconds` and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are
-    sentences for people: which exporter, what a simplifier gained.
+    sentences for people: which exporter, what a simplifier gained. `costs` are of an inference of the bundle's inputs;
+    None where nothing could be counted, and in bundles older than that.
     """
 
     name: str
@@ -185,6 +206,7 @@ class Artifact:
     reason: str | None = None
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +229,8 @@ class Device:
 
     `emulated`: an emulator's times and memory say nothing about the device, so that nothing is ranked by them.
     `background`: measured from `adb shell`, where Android runs what is not in the foreground. `error` is why it was
-    not measured to the end.
+    not measured to the end. `rooflines` are what it can do at most, one for each number of threads; `no_roofline` is
+    why there is none.
     """
 
     name: str
@@ -216,6 +239,8 @@ class Device:
     emulated: bool = False
     background: bool = False
     error: str | None = None
+    rooflines: tuple[Roofline, ...] = ()
+    no_roofline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +307,8 @@ class ArtifactRef:
 
 @dataclass(frozen=True)
 class Cell:
-    """Artifact x runtime x device: raw measurements, one per process, from which every figure is computed."""
+    """Artifact x runtime x device: raw measurements, one per process, from which every figure is computed. `costs` are
+    of one inference of its batch."""
 
     artifact: ArtifactRef
     device: str
@@ -298,6 +324,7 @@ class Cell:
     measurements: tuple[Measurement, ...] = ()
     instructions: InstructionCount | None = None
     sustained: tuple[Window, ...] = ()
+    costs: Costs | None = None
 
 
 # The reason of a cell that an interruption left without a measurement.

@@ -1,11 +1,13 @@
-"""The agent's commands: a round of measurements, the predictions of one job, and the instructions that one executes.
+"""The agent's commands: a round of measurements, and of one job its predictions, the instructions that it executes and
+the time of each of its operators.
 
-`round ROUND.json RESULT.json`, `predict JOB.json RESULT.json` and `count JOB.json RESULT.json` leave their result (and
+`round ROUND.json RESULT.json`, and `predict`, `count` and `profile` with JOB.json RESULT.json, leave their result (and
 `predict` its outputs, in the directory `outputs` beside it) as a file and never on stdout, because runtimes print what
 they like. A failure is a result as well: they end with 0 whenever they could write one. `worker` and `counted` are the
 processes that they start.
 
 `library JOB.json RESULT.json` imports a runtime, and `examine ANY RESULT.json` looks at the device, for its doctor.
+`roofline JOB.json RESULT.json` tries what the device can do at most.
 
 For a host elsewhere `serve WORK_DIRECTORY SESSION OWNER CACHE_BYTES GRACE_S` runs these, and takes and gives files.
 """
@@ -51,6 +53,14 @@ def main(argv: Sequence[str]) -> int:
         _write(result_path, _attempt(lambda job: predict(job, outputs), _read(Job, path)))
     elif command in ("count", "counted"):
         return _count(command, path, result_path)
+    elif command == "profile":
+        from .profilers import profile
+
+        _write(result_path, _attempt(profile, _read(Job, path)))
+    elif command == "roofline":
+        from .peaks import measure_peaks
+
+        _write(result_path, _attempt(measure_peaks, _read(Job, path)))
     elif command == "library":
         _write(result_path, _attempt(_library, _read(Job, path)))
     elif command == "examine":

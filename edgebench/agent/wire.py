@@ -79,10 +79,11 @@ class Job:
 
     kind "measure": it is a part of a Round, which says how long. kind "predict": run it once on every tensor of the
     feeds and write its outputs, one raw file per output. kind "count": count the instructions of a warm inference. kind
-    "profile": the time of each operator. kind "roofline": what the device can do with `threads`, without an artifact.
-    For the scenario "end-to-end" there are `frames`, one file each of uint8 `[H, W, C]`, and how they are to be
-    prepared for the input that the feeds describe. A "predict" job may have one file of frames of the right size in
-    place of feeds, to be normalised for `input`; a quarter of the bytes go to the device so.
+    "profile": the time of each operator in each of `runs` inferences. kind "roofline": what the device can do with
+    `threads`, without an artifact. For the scenario "end-to-end" there are `frames`, one file each of uint8
+    `[H, W, C]`, and how they are to be prepared for the input that the feeds describe. A "predict" job may have one
+    file of frames of the right size in place of feeds, to be normalised for `input`; a quarter of the bytes go to the
+    device so.
     """
 
     version: int
@@ -95,6 +96,7 @@ class Job:
     frames: Tuple[FeedFile, ...] = ()
     preprocess: Optional[Preprocess] = None
     input: Optional[TensorSpec] = None
+    runs: int = 0
 
 
 @dataclass(frozen=True)

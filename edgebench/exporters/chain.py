@@ -4,6 +4,9 @@ source ──> torchscript
    ├─────> torch-export
    ├─────> onnx ──> onnx-sim ──> onnx-int8
    └─────> tflite ──> tflite-int8, tflite-int8-io, tflite-dynamic, tflite-fp16
+
+The costs (MACs, activations) of an ONNX or TFLite file are counted on it. What else is made of the network computes the
+same, and has the network's own.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +24,8 @@ from typing import Any, Literal
 from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
+from edgebench.costs import files as file_costs
+from edgebench.costs import torch as torch_costs
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
 from edgebench.exporters import (
     onnx,
@@ -36,7 +41,7 @@ from edgebench.exporters.parity import Outputs, compare, judge, open_runner, rem
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
 from edgebench.progress import Progress
-from edgebench.types import Artifact, TensorSpec, Tolerance
+from edgebench.types import Artifact, Costs, TensorSpec, Tolerance
 
 __all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
 
@@ -57,7 +62,7 @@ FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Raised when a step or its parity would come out otherwise for the same key.
-_CHAIN_VERSION = 1
+_CHAIN_VERSION = 2
 # Float steps differ by rounding alone, which a few images show; agreement of classes is a share and wants more of them.
 _FLOAT_PARITY_FEEDS = 8
 INT8_PARITY_FEEDS = 48
@@ -114,14 +119,14 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
     """The steps to the wanted formats (None: the usual ones), with those that lie on the way, parents first.
 
     Raises:
-        UsageError: an unknown format, or one that the source cannot become.
+        UsageError: an unknown format, or one that the source cannot become; or the environment of a tool is none.
     """
     reachable: list[Step] = []
     for step in _STEPS:
         if any(parent == source_format or parent in {other.format for other in reachable} for parent in step.parents):
             reachable.append(step)
     if formats is None:
-        return [step for step in reachable if step.usual()]
+        return _with_tools([step for step in reachable if step.usual()])
     by_format = {step.format: step for step in reachable}
     for name in formats:
         if name not in FORMATS:
@@ -132,7 +137,15 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
     for step in reversed(reachable):
         if step.format in wanted and not wanted.intersection(step.parents) and source_format not in step.parents:
             wanted.add(step.parents[0])
-    return [step for step in reachable if step.format in wanted]
+    return _with_tools([step for step in reachable if step.format in wanted])
+
+
+def _with_tools(steps: list[Step]) -> list[Step]:
+    """The steps, of which none is to fail halfway because the environment of its tools is not what was said."""
+    for step in steps:
+        with suppress(MissingExtra):
+            step.other_tools()
+    return steps
 
 
 class _Chain:
@@ -144,6 +157,7 @@ class _Chain:
         self._cache = cache
         self._made: dict[str, Artifact] = {}
         self._outputs: dict[str, list[Outputs]] = {}
+        self._source_costs: Costs | None = None
 
     def make(self, step: Step) -> tuple[Artifact, bool]:
         """The artifact of `step`, and whether it came out of the cache."""
@@ -253,6 +267,7 @@ class _Chain:
                     peak_rss_bytes=result.peak_rss_bytes or (None if used is None else used.peak_bytes),
                     notes=result.notes,
                 )
+                artifact = replace(artifact, costs=self._costs_of(parent, feeds[0], target))
                 return self._with_parity(artifact, step, parent, target)
         except StepError as error:
             return _failed(wanted, target, str(error))
@@ -270,6 +285,19 @@ class _Chain:
             return _failed(wanted, target, f"{type(error).__name__}: {first_line(error)}")
         finally:
             partial.unlink(missing_ok=True)
+
+    def _costs_of(self, parent: Parent, feed: Feed, target: Path) -> Costs | None:
+        """What an inference of the file that was just made takes; None where it cannot be counted."""
+        # A count is no reason to have no artifact.
+        with suppress(Exception):
+            if (counted := file_costs.count(target, self._request.inputs)) is not None:
+                return counted.totals
+            if parent.format != "source":
+                return self._made[parent.format].costs
+            if self._source_costs is None and parent.module is not None:
+                self._source_costs = torch_costs.count(parent.module, list(feed.values())).totals
+            return self._source_costs
+        return None
 
     def _with_parity(self, artifact: Artifact, step: Step, parent: Parent, target: Path) -> Artifact:
         request = self._request

@@ -88,6 +88,7 @@ def bench(
         resume=resume,
         command=command,
         watch=progress or Silent(),
+        with_peaks=True,
     )
 
 
@@ -109,11 +110,13 @@ def measure_subjects(
     baseline: str | None = None,
     resume: str | None = None,
     is_known: Callable[[Run, Cell], bool] | None = None,
+    with_peaks: bool = False,
 ) -> Run:
     """Check, plan and measure `subjects`, which came from `places`; the arguments are those of `bench`.
 
     Args:
         is_known: whether a cell that has its processes needs no more of them; default as `settings.precision` says.
+        with_peaks: also try what each device can do at most, which takes about two seconds.
     """
     if min(settings.processes, settings.iterations, *(threads or (1,)), *(batch_sizes or (1,))) < 1:
         raise UsageError("processes, iterations, threads and batch sizes are 1 or more")
@@ -160,7 +163,7 @@ def measure_subjects(
         def work_on(item: Connected) -> Callable[[], None]:
             progress = watch.beside(item.profile.name) if len(found) > 1 else watch
             others = {} if item.profile.transport == "local" else here
-            return lambda: _measure(item, book, tasks, evaluation, others, is_known, progress)
+            return lambda: _measure(item, book, tasks, evaluation, others, is_known, with_peaks, progress)
 
         reached = [item for item in found if item.agent is not None]
         try:
@@ -179,6 +182,7 @@ def _measure(
     evaluation: EvaluationData | None,
     here: Mapping[tuple[str, str], NDArray[Any]],
     is_known: Callable[[Run, Cell], bool] | None,
+    with_peaks: bool,
     progress: Progress,
 ) -> None:
     """All that is asked of one device. One that is lost keeps what was measured, and does not stop the others."""
@@ -191,6 +195,9 @@ def _measure(
         # Accuracy first: it reads every image, so that a broken one costs no measurement.
         if evaluation is not None:
             session.score(evaluation, progress, here)
+        session.weigh()
+        if with_peaks:
+            session.find_peaks(progress)
         session.measure(progress)
         if session.run.settings.count is not None:
             session.count(progress)
@@ -203,7 +210,7 @@ def _measure(
             for index, cell in enumerate(book.run.cells)
             if cell.device == item.device.name and cell.reason == NOT_MEASURED
         }
-        book.put(unmeasured, device=replace(item.device, error=str(error)))
+        book.put(unmeasured, device=replace(book.run.device(item.device.name), error=str(error)))
 
 
 def _scores_here(

@@ -16,9 +16,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from edgebench.agent.roofline import Roofline
 from edgebench.agent.runtimes import on_gpu
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement, Round, RoundResult
 from edgebench.figures import baseline_cell, is_precise
+from edgebench.measure.costs import costs_of
 from edgebench.measure.jobs import JobRunner
 from edgebench.measure.scoring import EvaluationData, score_cells
 from edgebench.measure.size import compressed_size
@@ -40,6 +42,7 @@ _WINDOW_S = 5.0
 _LEAST_WINDOWS = 12
 # qemu takes a hundred times as long as the machine itself.
 _COUNT_TIMEOUT_S = 1800.0
+_PEAKS_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,49 @@ class Session:
     def _cells(self) -> list[Cell]:
         return [self.run.cells[index] for index in self._own]
 
+    def weigh(self) -> None:
+        """Note of every cell what is known without its device: its file's size, and what an inference takes."""
+        subjects = {id(self._tasks[index].subject): self._tasks[index].subject for index in self._own}
+        costs = {key: costs_of(subject) for key, subject in subjects.items()}
+        self._put(
+            {
+                index: replace(
+                    self.run.cells[index],
+                    size=self._size(self._tasks[index]),
+                    costs=costs[id(self._tasks[index].subject)],
+                )
+                for index in self._own
+            }
+        )
+
+    def find_peaks(self, progress: Progress) -> None:
+        """What the device can do at most with as many threads as its cells have, or why that is not known."""
+        threads: set[int] = set()
+        for index in self._own:
+            task, costs = self._tasks[index], self.run.cells[index].costs
+            # Tools of a device without Python have no products of their own, an emulator's are no device's.
+            has_peak = not (self._device.emulated or task.profile.tools or on_gpu(task.runtime))
+            if has_peak and self._open(index) and costs is not None and costs.macs:
+                threads.add(task.threads)
+        if not threads:
+            return
+        progress.start("peaks", total=len(threads))
+        found: list[Roofline] = []
+        reason = None
+        for count in sorted(threads):
+            job = Job(WIRE_VERSION, "roofline", artifact="", runtime="", threads=count, feeds=())
+            result = self._runner.job(job, timeout_s=_PEAKS_TIMEOUT_S)
+            found.extend(result.rooflines)
+            reason = result.reason or reason
+            progress.advance()
+        self._book.put({}, device=replace(self._device, rooflines=tuple(found), no_roofline=reason))
+        rates = [f"threads {item.threads}: {item.flops_per_s / 1e9:.3g} GFLOP/s" for item in found]
+        progress.done(reason or ", ".join(rates))
+
     def measure(self, progress: Progress) -> None:
         """Rounds, until every cell has its number of processes, and its precision where one was asked for."""
         settings = self.run.settings
         progress.start("measure", total=len(self._own) * settings.processes)
-        self._put({index: replace(self.run.cells[index], size=self._size(self._tasks[index])) for index in self._own})
         started = time.monotonic()
         limit_s = settings.max_time_s * len(self._own)
         longest_s = 0.0

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,29 @@ def quantize(
     on what was done. `calibration` gives the calibration inputs."""
     interpreter = _open(source)
     # Delegation adds a node of its own.
-    kinds = {str(node["op_name"]) for node in interpreter._get_ops_details()} - {"DELEGATE"}
+    nodes = interpreter._get_ops_details()
+    kinds = {str(node["op_name"]) for node in nodes} - {"DELEGATE"}
     transformer = kinds >= _TRANSFORMER_OPERATORS
     floats = kinds - _MATRIX_OPERATORS if transformer else kinds & _WITHOUT_KERNEL
-    _write_static(source, out, _ranges(interpreter, calibration()), floats, integer_io=integer_io)
+    products = _products_of_activations(interpreter, nodes) if transformer else []
+    _write_static(source, out, _ranges(interpreter, calibration()), floats, products, integer_io=integer_io)
     scope = "all operators"
     if transformer:
         scope = "convolutions and matrix products with weights only (it has attention)"
     elif floats:
         scope = f"all operators but {', '.join(sorted(floats))}, for which XNNPACK has no int8 kernel"
     return (f"int8 activations, int8 weights per channel, {scope}",)
+
+
+def _products_of_activations(interpreter: Any, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The results of dense layers without weights: a single head's query times key is converted to one."""
+    computed = {int(index) for node in nodes for index in node["outputs"]}
+    names = {detail["index"]: str(detail["name"]) for detail in interpreter.get_tensor_details()}
+    return [
+        names[int(node["outputs"][0])]
+        for node in nodes
+        if node["op_name"] == "FULLY_CONNECTED" and int(node["inputs"][1]) in computed
+    ]
 
 
 def minmax_ranges(
@@ -111,6 +125,7 @@ def _write_static(
     out: Path,
     ranges: Mapping[str, tuple[np.float32, np.float32]],
     floats: Iterable[str],
+    float_results: Iterable[str],
     *,
     integer_io: bool,
 ) -> None:
@@ -132,6 +147,12 @@ def _write_static(
             recipe.add_quantization_config(
                 regex=".*", operation_name=known[kind], algorithm_key=AlgorithmName.NO_QUANTIZE
             )
+    for name in float_results:
+        recipe.add_quantization_config(
+            regex=f"^{re.escape(name)};$",
+            operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
+            algorithm_key=AlgorithmName.NO_QUANTIZE,
+        )
     statistics = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
     _write(source, out, recipe, statistics)
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from edgebench.errors import UsageError
 from edgebench.figures import Figures, GpuParts, baseline_cell, figures, is_precise
+from edgebench.report import compute_table
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
 from edgebench.sustained import Curve, flipped
@@ -41,6 +42,7 @@ def render(run: Run) -> RenderableType:
     compared = any(cell.accuracy is not None and cell.accuracy.disagreement is not None for cell in run.cells)
     accuracies = _table(labels, ["top-1 %", "drop [95 %]", "agrees", *["≠ here"] * compared])
     cards = _table(labels, ["to GPU ms", "compute ms", "to host ms", "GPU MB"])
+    computes = _table(labels, compute_table.HEADINGS)
     curves = _table(labels, ["p50 ms at first", "at last", "slower from", "curve"])
     best = _best_rates(run)
     doubts: list[Text] = []
@@ -55,6 +57,7 @@ def render(run: Run) -> RenderableType:
             *label, *_costs(cell, found), *[_energy(found)] * metered, *[_millions(found.instructions)] * counted
         )
         accuracies.add_row(*label, *_accuracy(run, cell, found), *[_disagreement(cell)] * compared)
+        computes.add_row(*label, *compute_table.compute_row(cell, found))
         if found.gpu is not None:
             cards.add_row(*label, *_gpu(found.gpu))
         if found.sustained is not None:
@@ -62,6 +65,8 @@ def render(run: Run) -> RenderableType:
         if found.verdict.word in _VERDICT_STYLES and not run.is_emulated(cell):
             doubts.append(_doubt(", ".join([cell.artifact.name, *_described(run, cell)]), found.verdict))
     tables = [speeds, costs]
+    if any(cell.costs is not None for cell in run.cells):
+        tables.append(computes)
     if any(cell.accuracy is not None for cell in run.cells):
         tables.append(accuracies)
     if cards.row_count:
@@ -294,6 +299,7 @@ def _legend(run: Run) -> Text:
     )
     meters = sorted({entry.energy_method for entry in run.ledger if entry.energy_method is not None})
     lines.extend(f"mJ: of one inference, the whole device above its idle power, by {name}" for name in meters)
+    lines.extend(compute_table.legend(run))
     lines.extend(flipped(run))
     lines.extend(_notes(run))
     lines.extend(_precision(run))

@@ -18,6 +18,7 @@ from edgebench.source import onnx_file, pickles, zoo
 from edgebench.source.architecture import find_architecture
 from edgebench.source.factory import factory_of
 from edgebench.source.sniff import OLD_TORCH_MAGIC, TORCHVISION, Identity
+from edgebench.source.untrained import enliven
 from edgebench.source.user_code import running_user_code
 from edgebench.source.weights import State, fold_module_pruning, fold_pruning, unwrap
 from edgebench.types import Preprocess, SourceInfo, SourceKind
@@ -136,7 +137,7 @@ def _load_torchvision(identity: Identity) -> LoadedSource:
             torch.manual_seed(0)
             module = network.build()
         origin = "untrained (seed 0)"
-        notes = _fill_zero_layers(module)
+        notes = enliven(module, None if network.is_detector else network.input_shape)
     loaded = _finish(identity, module, f"{TORCHVISION}{name}", origin, notes)
     return _suggesting(loaded, network.input_shape, network.preprocess, None)
 
@@ -295,18 +296,6 @@ def _admitted() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
         module = module.replace("numpy.core", "numpy._core")
         found.append((getattr(importlib.import_module(module), attribute), name))
     return found
-
-
-def _fill_zero_layers(module: torch.nn.Module) -> tuple[str, ...]:
-    """Give layers that start as zeros (the head of torchvision's ViT) values: a constant output proves no parity."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    linear = {name: layer for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)}
-    zero = {name: layer for name, layer in linear.items() if not layer.weight.detach().any()}
-    for layer in zero.values():
-        torch.nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
-    return (f"The layers {', '.join(zero)} start as zeros and were given random weights.",) if zero else ()
 
 
 def _finish(

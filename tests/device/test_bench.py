@@ -42,6 +42,7 @@ def test_a_device_answers_as_this_machine(bed: Bed, bundle: Path) -> None:
 
     assert_answers_as_here(run, bench_on(bundle, "local", runtimes=["onnxruntime"]), processes=3)
     assert not run.devices[0].emulated
+    assert [item.threads for item in run.devices[0].rooflines] == [1]
     assert all(figures(run, cell).relative is not None for cell in run.cells)
     assert bed.left() == set()
 

@@ -30,17 +30,17 @@ def _edgebench(*arguments: str, home: Path, blocked: tuple[str, ...] = ()) -> su
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     done = _edgebench("--help", home=tmp_path, blocked=HEAVY)
     assert done.returncode == 0, done.stderr
-    for command in ("export", "bench", "inspect", "runs", "demo"):
+    for command in ("export", "bench", "profile", "inspect", "runs", "demo"):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["export", "bench", "inspect", "runs", "demo"])
+@pytest.mark.parametrize("command", ["export", "bench", "profile", "inspect", "runs", "demo"])
 def test_the_help_of_every_command_imports_nothing_heavy(command: str, tmp_path: Path) -> None:
     done = _edgebench(command, "--help", home=tmp_path, blocked=HEAVY)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["export", "bench", "inspect", "demo"])
+@pytest.mark.parametrize("command", ["export", "bench", "profile", "inspect", "demo"])
 def test_every_option_states_its_default(command: str, tmp_path: Path) -> None:
     text = _edgebench(command, "--help", home=tmp_path).stdout
     options = text.partition("options:")[2].split("\n  -")[2:]

@@ -15,8 +15,8 @@ AGENT = sorted((PACKAGE / "agent").rglob("*.py"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # These stand beside each other; what joins them stands above.
-APART = {"agent", "source", "exporters", "quantize", "evaluation", "targets", "stats", "store"}
-ALLOWED = {("exporters", "quantize"), *((name, "agent") for name in APART)}
+APART = {"agent", "source", "exporters", "quantize", "costs", "evaluation", "targets", "stats", "store"}
+ALLOWED = {("exporters", "quantize"), ("exporters", "costs"), ("costs", "source"), *((name, "agent") for name in APART)}
 
 
 def _names(path: Path) -> str:
@@ -45,7 +45,12 @@ def test_the_agent_imports_the_standard_library_and_itself_and_a_runtime_only_in
         if own or name.split(".")[0] in sys.stdlib_module_names:
             continue
         # Runtimes, and pixels that are prepared for them; PIL and numpy come with those.
-        allowed = path.parent.name == "runtimes" or path.stem in {"predicting", "preprocessing", "scenarios"}
+        allowed = path.parent.name in {"runtimes", "profilers"} or path.stem in {
+            "peaks",
+            "predicting",
+            "preprocessing",
+            "scenarios",
+        }
         assert allowed, f"{name} is not in the standard library"
         assert id(node) not in top_level, f"{name} is imported before it is needed"
 
@@ -70,13 +75,14 @@ def test_arrows_go_one_way(path: Path) -> None:
                 "verdict",
                 "comparison",
                 "gate",
+                "profiling",
                 "sustained",
                 "errors",
             }, f"report must not import {other}"
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in MODULES if path.parts[-2] in {"agent", "probes", "measure"}], ids=_names
+    "path", [path for path in MODULES if path.parts[-2] in {"agent", "probes", "profilers", "measure"}], ids=_names
 )
 def test_durations_are_taken_from_clocks_that_do_not_jump(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):

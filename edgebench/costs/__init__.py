@@ -1,0 +1,1 @@
+"""What one inference takes, counted on the network and not measured: one file per format."""

@@ -1,0 +1,1 @@
+"""From the times of a runtime's operators to what they belong to: a kind, a kernel, a PyTorch module."""
