@@ -1,7 +1,8 @@
 """The export chain: each format from its parent, proved equal to it, kept in the cache; one failure stops no other.
 
 source ──> torchscript
-   ├─────> torch-export
+   │            └──> ncnn (of an ONNX source: from its onnx-sim)
+   ├─────> torch-export ──> executorch, executorch-int8
    └─────> onnx ──> onnx-sim ──> onnx-int8
 """
 
@@ -21,7 +22,7 @@ from edgebench._version import __version__
 from edgebench.agent.probes import memory
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
-from edgebench.exporters import onnx, onnx_import, onnx_int8, onnx_sim, torch_export, torchscript
+from edgebench.exporters import executorch, ncnn, onnx, onnx_import, onnx_int8, onnx_sim, torch_export, torchscript
 from edgebench.exporters.parity import Outputs, compare, judge, open_runner, remarks
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
@@ -30,7 +31,17 @@ from edgebench.types import Artifact, TensorSpec, Tolerance
 
 __all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
 
-_STEPS = (torchscript.STEP, torch_export.STEP, onnx.STEP, onnx_import.STEP, onnx_sim.STEP, onnx_int8.STEP)
+_STEPS = (
+    torchscript.STEP,
+    torch_export.STEP,
+    onnx.STEP,
+    onnx_import.STEP,
+    onnx_sim.STEP,
+    onnx_int8.STEP,
+    ncnn.STEP,
+    executorch.STEP,
+    executorch.INT8_STEP,
+)
 FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -109,7 +120,7 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
     wanted = set(formats)
     for step in reversed(reachable):
         if step.format in wanted and not wanted.intersection(step.parents) and source_format not in step.parents:
-            wanted.add(step.parents[0])
+            wanted.add(next(parent for parent in step.parents if parent in by_format))
     return [step for step in reachable if step.format in wanted]
 
 

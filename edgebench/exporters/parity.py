@@ -12,13 +12,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.agent.environment import switch_telemetry_off
+from edgebench.agent.environment import switch_telemetry_off, usable_cpus
+from edgebench.agent.feeds import Tensor
+from edgebench.agent.runtimes import executorch, ncnn
 from edgebench.agent.runtimes.torchscript import flatten
+from edgebench.agent.wire import TensorSpec
 from edgebench.exporters.steps import Feed
 from edgebench.types import Parity, Tolerance
 
@@ -36,6 +40,8 @@ MIN_INT8_SQNR_DB = 5.0
 # as an untrained network's are (torchvision's shufflenet_v2_x1_0: 48 dB, and no top-1 answer the same).
 FAITHFUL_SQNR_DB = 20.0
 _REMARKABLE_AGREEMENT = 0.9
+# Formats that only a runtime of the agent opens.
+_BY_AGENT: dict[str, ModuleType] = {format: runtime for runtime in (ncnn, executorch) for format in runtime.FORMATS}
 # What stands for minus infinity in JSON.
 _LEAST_SQNR_DB = -999.0
 
@@ -76,12 +82,33 @@ def open_runner(format: str, *, module: Any | None = None, path: Path | None = N
     if format in ("source", "torchscript", "torch-export"):
         return _torch_runner(module, path)
     switch_telemetry_off()
+    if format in _BY_AGENT:
+        return _agent_runner(_BY_AGENT[format], str(path))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda feed: list(session.run(None, dict(feed)))
+
+
+def _agent_runner(runtime: ModuleType, path: str) -> Runner:
+    """The runtime as it is on a device."""
+    runtime.load_library()
+    session = runtime.open_session(path, usable_cpus())
+
+    def run(feed: Feed) -> Outputs:
+        answer = session.run(runtime.prepare({name: _tensor(name, array) for name, array in feed.items()}))
+        return [
+            np.frombuffer(data, dtype=spec.dtype).reshape(spec.shape) for spec, data in session.named_outputs(answer)
+        ]
+
+    return run
+
+
+def _tensor(name: str, array: NDArray[Any]) -> Tensor:
+    spec = TensorSpec(name, tuple(array.shape), str(array.dtype))
+    return Tensor(spec, memoryview(array.tobytes()))
 
 
 def _torch_runner(module: Any | None, path: Path | None) -> Runner:

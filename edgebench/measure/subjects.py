@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
-from edgebench.agent.runtimes import onnxruntime, torch_compiled, torchscript
+from edgebench.agent.runtimes import executorch, ncnn, onnxruntime, openvino, torch_compiled, torchscript
 from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
 from edgebench.files import file_sha256
@@ -28,10 +28,17 @@ USUAL_RUNTIMES: dict[str, tuple[str, ...]] = {
     "onnxruntime": onnxruntime.FORMATS,
     "torchscript": torchscript.FORMATS,
     "torch-compiled": torch_compiled.FORMATS,
-    **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME != "onnxruntime"},
+    "ncnn": ncnn.FORMATS,
+    "executorch": executorch.FORMATS,
+    **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME not in ("onnxruntime", "executorch")},
 }
 RUNTIMES = {
     **USUAL_RUNTIMES,
+    "openvino": openvino.FORMATS,
+    "onnxruntime-openvino": onnxruntime.FORMATS,
+    "onnxruntime-xnnpack": onnxruntime.FORMATS,
+    "onnxruntime-qnn": onnxruntime.FORMATS,
+    "torch-aot": torch_compiled.FORMATS,
     "torch-compiled-cuda": torch_compiled.FORMATS,
     "onnxruntime-cuda": onnxruntime.FORMATS,
     "onnxruntime-tensorrt": onnxruntime.FORMATS,

@@ -1,0 +1,36 @@
+"""A converter as a process of its own: what it prints is kept from our output, and is the reason where it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgebench.agent.environment import TELEMETRY_OFF
+from edgebench.errors import StepError
+
+__all__ = ["convert"]
+
+
+def convert(argv: Sequence[str], directory: Path, *, hint: str | None = None) -> str:
+    """Run `argv` in `directory`; what it printed on stdout.
+
+    Raises:
+        StepError: it ended with another code than 0; `hint` is the next step.
+    """
+    done = subprocess.run(
+        argv,
+        cwd=directory,
+        env={**os.environ, **TELEMETRY_OFF},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return done.stdout
+    said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
+    raise StepError(f"{Path(argv[0]).name} {how}: {said[-1] if said else 'it said nothing'}", hint=hint)
