@@ -1,9 +1,10 @@
 """The export chain: each format from its parent, proved equal to it, kept in the cache; one failure stops no other.
 
 source ──> torchscript
-   │            └──> ncnn (of an ONNX source: from its onnx-sim)
    ├─────> torch-export ──> executorch, executorch-int8
+   ├─────> ncnn
    └─────> onnx ──> onnx-sim ──> onnx-int8
+                         └─────> ncnn, where the source is ONNX
 """
 
 from __future__ import annotations

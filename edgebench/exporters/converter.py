@@ -13,11 +13,11 @@ from edgebench.errors import StepError
 __all__ = ["convert"]
 
 
-def convert(argv: Sequence[str], directory: Path, *, hint: str | None = None) -> str:
+def convert(argv: Sequence[str], directory: Path) -> str:
     """Run `argv` in `directory`; what it printed on stdout.
 
     Raises:
-        StepError: it ended with another code than 0; `hint` is the next step.
+        StepError: it ended with another code than 0.
     """
     done = subprocess.run(
         argv,
@@ -32,5 +32,7 @@ def convert(argv: Sequence[str], directory: Path, *, hint: str | None = None) ->
     if done.returncode == 0:
         return done.stdout
     said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    # What a C++ program that aborts died of; a list of addresses follows.
+    words = [line.removeprefix("what():").strip() for line in said if line.startswith("what():")] or said
     how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-    raise StepError(f"{Path(argv[0]).name} {how}: {said[-1] if said else 'it said nothing'}", hint=hint)
+    raise StepError(f"{Path(argv[0]).name} {how}: {words[-1] if words else 'it said nothing'}")

@@ -1,6 +1,7 @@
 """ncnn by way of pnnx, in float32: one file of weights, network and output shapes (see `agent/runtimes/ncnn.py`).
 
-Made when it is asked for (`--formats ncnn`).
+pnnx gets a fresh trace and not the `torchscript` artifact: that is frozen, and torch's modules, which pnnx knows as
+layers (attention as one), are dissolved in it. Made when it is asked for (`--formats ncnn`).
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from edgebench.agent.runtimes.ncnn import PARAM, TENSORS
+from edgebench.agent.runtimes.ncnn import PARAM, TENSORS, refusal, takes
 from edgebench.errors import StepError
 from edgebench.exporters.converter import convert
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
-from edgebench.types import TensorSpec
 
 __all__ = ["STEP"]
 
@@ -28,22 +30,28 @@ _FOREIGN_LAYER = re.compile(r"^(\w+(?:\.|::)\S+)\s", re.MULTILINE)
 def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     import pnnx
 
-    assert parent.path is not None
-    _refuse_what_ncnn_cannot_be_fed(given.inputs)
+    for spec in given.inputs:
+        if not takes(spec):
+            raise StepError(f"{refusal(spec)}: export with --input-shape 1,...")
     with TemporaryDirectory(prefix="edgebench-pnnx-") as scratch:
         directory = Path(scratch)
         # pnnx writes seven files beside what it reads.
-        model = directory / ("model.onnx" if parent.path.suffix == ".onnx" else "model.pt")
-        model.symlink_to(parent.path.resolve())
+        if parent.module is None:
+            assert parent.path is not None
+            model = directory / "model.onnx"
+            model.symlink_to(parent.path.resolve())
+        else:
+            model = directory / "model.pt"
+            _trace(parent.module, given, model)
         shapes = ",".join(f"[{','.join(map(str, spec.shape))}]f32" for spec in given.inputs)
         convert([pnnx.EXEC_PATH, model.name, f"inputshape={shapes}", "fp16=0"], directory)
         weights, param = directory / "model.ncnn.bin", directory / "model.ncnn.param"
         if not param.is_file() or not weights.is_file():
-            raise StepError("pnnx wrote no ncnn files", hint="try it with another network, or leave ncnn out")
+            raise StepError("pnnx wrote no ncnn files: leave ncnn out of --formats, or try another network")
         network = param.read_text(encoding="utf-8")
         foreign = sorted(set(_FOREIGN_LAYER.findall(network)))
         if foreign:
-            raise StepError(f"ncnn has no layer for {', '.join(foreign)}", hint="replace it in the network")
+            raise StepError(f"ncnn has no layer for {', '.join(foreign)}: write it otherwise in the network")
         outputs = _output_shapes((directory / "model.pnnx.param").read_text(encoding="utf-8"))
         shutil.copyfile(weights, out)
     # Appended: ncnn reads the weights from the front, a zip is read from its end.
@@ -53,13 +61,24 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     return StepResult()
 
 
-def _refuse_what_ncnn_cannot_be_fed(inputs: tuple[TensorSpec, ...]) -> None:
-    for spec in inputs:
-        if spec.dtype != "float32" or not 2 <= len(spec.shape) <= 5 or spec.shape[0] != 1:
-            raise StepError(
-                f"ncnn takes one sample of float32 at a time, and `{spec.name}` is {spec.dtype} {list(spec.shape)}",
-                hint="export with --input-shape 1,... for it",
-            )
+def _trace(module: Any, given: StepInput, out: Path) -> None:
+    import torch
+
+    if isinstance(module, torch.export.ExportedProgram):
+        module = module.module()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    # The fast path of attention is one operator that pnnx does not know, and ends with an abort.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # Of the tracer's suspicions parity is the judge; torch calls TorchScript deprecated each time.
+            warnings.simplefilter("ignore")
+            if not isinstance(module, torch.jit.ScriptModule):
+                example = tuple(torch.from_numpy(array.copy()) for array in given.example.values())
+                module = torch.jit.trace(module, example, check_trace=False)
+            torch.jit.save(module, str(out))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 def _output_shapes(pnnx_param: str) -> dict[str, list[int]]:
@@ -78,9 +97,9 @@ STEP = Step(
     format="ncnn",
     precision="fp32",
     suffix=".ncnn",
-    parents=("torchscript", "onnx-sim", "onnx"),
+    parents=("source", "onnx-sim", "onnx"),
     modules=("pnnx", "ncnn"),
-    tools=("pnnx", "ncnn"),
+    tools=("torch", "pnnx", "ncnn"),
     options=lambda _: {"fp16": False},
     run=_export,
     extra="ncnn",

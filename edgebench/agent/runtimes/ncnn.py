@@ -48,18 +48,26 @@ def prepare(feed: Feed) -> List[Any]:
     Raises:
         Unsupported: more than one sample in a batch, or another type than float32.
     """
+    for tensor in feed.values():
+        if not takes(tensor.spec):
+            raise Unsupported("%s: export it with a batch of 1" % refusal(tensor.spec))
     import ncnn
     import numpy
 
-    matrices = []
-    for tensor in feed.values():
-        shape = tensor.spec.shape
-        if tensor.spec.dtype != "float32" or not 2 <= len(shape) <= 5 or shape[0] != 1:
-            words = "ncnn takes one sample of float32 at a time, and not %s %s: export with a batch of 1"
-            raise Unsupported(words % (tensor.spec.dtype, list(shape)))
-        array = numpy.frombuffer(tensor.data, dtype=numpy.float32).reshape(shape[1:])
-        matrices.append(ncnn.Mat(array).clone())
-    return matrices
+    return [
+        ncnn.Mat(numpy.frombuffer(tensor.data, dtype=numpy.float32).reshape(tensor.spec.shape[1:])).clone()
+        for tensor in feed.values()
+    ]
+
+
+def takes(spec: TensorSpec) -> bool:
+    """Whether ncnn can be fed it: a matrix has one to four dimensions, and none for a batch."""
+    return spec.dtype == "float32" and 2 <= len(spec.shape) <= 5 and spec.shape[0] == 1
+
+
+def refusal(spec: TensorSpec) -> str:
+    """Why ncnn cannot."""
+    return "ncnn takes one sample of float32 at a time, and `%s` is %s %s" % (spec.name, spec.dtype, list(spec.shape))
 
 
 def open_session(path: str, threads: int) -> NcnnSession:
