@@ -3,11 +3,11 @@
     edgebench export torchvision:mobilenet_v2 --formats torchscript,onnx,ncnn,executorch -o network
     python benchmarks/runtime_overhead.py network [--rounds 15]
 
-In one process, with one thread, an artifact is opened twice: by the agent's runtime, and as the runtime's documentation
-does. The agent's turns alternate with the bare loop, in an order drawn anew; the ratio is of their p50. Two sessions of
-one file lie elsewhere in memory, which alone is worth a percent or two, either way. The limit is 1.03; it has not held
-when the interval lies above it.
-A runtime that is not installed, or has no artifact in the bundle, is named and left out.
+In one process, with one thread, an artifact is opened twice in each round: by the agent's runtime, and as the runtime's
+documentation does. Two sessions of one file lie elsewhere in memory, which alone can be worth percents, either way: so
+they are opened anew for each. The agent's turns alternate with the bare loop, in an order drawn anew; the ratio is of
+their p50. The limit is 1.03; it has not held when the interval lies above it. A runtime that is not installed, or has
+no artifact in the bundle, is named and left out.
 """
 
 from __future__ import annotations
@@ -130,36 +130,40 @@ def _timed(calls: list[Call], runs: int) -> list[int]:
 
 def _ratio(name: str, path: str, arrays: list[dict[str, NDArray[Any]]], most_rounds: int) -> tuple[stats.Ratio, float]:
     """The agent's p50 over the bare loop's, and the bare one in milliseconds."""
-    runtime = find(name)
-    session = runtime.open_session(path, 1)
-    loop = Loop(
-        session.run, [runtime.prepare({key: _tensor(key, array) for key, array in one.items()}) for one in arrays]
-    )
-    bare_calls = BARE[name](path, [list(one.values()) for one in arrays])
-    loop.warm_up(20, 2.0, 10.0)
-    _timed(bare_calls, 20)
     order = random.Random(0)
     rounds: list[tuple[Laps, Laps]] = []
     while True:
-        bare: Laps = {}
-        ours: Laps = {}
-        for lap in range(LAPS):
-            first = order.random() < 0.5
-            for agent in (not first, first):
-                if agent:
-                    loop.lead_in(1.0)
-                    ours[lap] = loop.turn(TURN, 1.0)
-                else:
-                    _timed(bare_calls, 1)
-                    bare[lap] = _timed(bare_calls, TURN)
-        rounds.append((bare, ours))
+        rounds.append(_round(name, path, arrays, order))
         ratio = stats.ratio(rounds)
         assert ratio is not None
         known = ratio.ci is not None and not ratio.ci[0] <= LIMIT < ratio.ci[1]
         if len(rounds) >= most_rounds or (known and len(rounds) >= LEAST_ROUNDS):
-            session.close()
             every = [sample for bare, _ in rounds for samples in bare.values() for sample in samples]
             return ratio, statistics.median(every) / 1e6
+
+
+def _round(name: str, path: str, arrays: list[dict[str, NDArray[Any]]], order: random.Random) -> tuple[Laps, Laps]:
+    """The bare loop's samples and the agent's, of two fresh sessions."""
+    runtime = find(name)
+    session = runtime.open_session(path, 1)
+    prepared = [runtime.prepare({key: _tensor(key, array) for key, array in one.items()}) for one in arrays]
+    loop = Loop(session.run, prepared)
+    bare_calls = BARE[name](path, [list(one.values()) for one in arrays])
+    loop.warm_up(10, 0.5, 5.0)
+    _timed(bare_calls, 10)
+    bare: Laps = {}
+    ours: Laps = {}
+    for lap in range(LAPS):
+        first = order.random() < 0.5
+        for agent in (not first, first):
+            if agent:
+                loop.lead_in(1.0)
+                ours[lap] = loop.turn(TURN, 1.0)
+            else:
+                _timed(bare_calls, 1)
+                bare[lap] = _timed(bare_calls, TURN)
+    session.close()
+    return bare, ours
 
 
 def _tensor(name: str, array: NDArray[Any]) -> Tensor:

@@ -1,23 +1,28 @@
 """Runtimes that are not there say what installs them, and what a runtime cannot be fed is said before it is tried."""
 
+# ruff: noqa: F811
+
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 import pytest
 
+from edgebench.agent.conductor import conduct
 from edgebench.agent.environment import switch_telemetry_off
 from edgebench.agent.feeds import Tensor
 from edgebench.agent.runtimes import Unsupported, find, on_gpu
-from edgebench.agent.wire import TensorSpec
+from edgebench.agent.wire import Job, TensorSpec
 from edgebench.errors import StepError, UsageError
 from edgebench.exporters.chain import plan_steps
 from edgebench.exporters.converter import convert
 from edgebench.measure.subjects import RUNTIMES, USUAL_RUNTIMES
+from tests.unit.test_agent import _round, job  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_PIP = {
@@ -131,3 +136,10 @@ def test_a_converter_gives_what_it_printed(tmp_path: Path) -> None:
 def test_a_converter_that_fails_is_a_failed_step_with_its_last_words(code: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=reason):
         convert([sys.executable, "-c", code], tmp_path)
+
+
+def test_a_file_that_does_not_say_its_inputs_is_refused(job: Job, tmp_path: Path) -> None:
+    (only,) = conduct(_round(replace(job, feeds=())), str(tmp_path / "scratch")).measurements
+
+    assert only.status == "unsupported"
+    assert "does not say what it is fed with: give the bundle" in (only.reason or "")

@@ -1,6 +1,6 @@
 """Intel's OpenVINO on the CPU: one stream, hinted at latency, and float32 where the model says float32.
 
-Without the precision hint it computes in bfloat16 on CPUs with AMX and in float16 on ARM, and says so nowhere.
+Without the precision hint it computes in bfloat16 on CPUs with AMX, and says so only where it is asked.
 """
 
 from __future__ import annotations
