@@ -33,7 +33,7 @@ from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
 __all__ = ["ALL_RUNTIMES", "RUNTIMES", "USUAL_RUNTIMES", "Subject", "find_subjects"]
 
-# Runtimes with the formats that they open. The usual ones are used unless a device's profile, or the user, names others.
+# Runtimes with the formats that they open. The usual ones serve unless a device's profile, or the user, names others.
 USUAL_RUNTIMES: dict[str, tuple[str, ...]] = {
     "onnxruntime": onnxruntime.FORMATS,
     "torchscript": torchscript.FORMATS,
