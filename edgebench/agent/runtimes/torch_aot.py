@@ -32,7 +32,11 @@ class AotSession(TorchScriptSession):
 
         self._cache = CompilerCache()
         package = os.path.join(self._cache.directory, "model.pt2")
-        aoti_compile_and_package(load_program(torch, path), package_path=package)
+        with torch.no_grad():
+            # As `torch_compiled.py` does.
+            aoti_compile_and_package(
+                load_program(torch, path), package_path=package, inductor_configs={"freezing": True}
+            )
         super().__init__(torch, aoti_load_package(package))
 
     def close(self) -> None:

@@ -36,8 +36,12 @@ def load_library() -> str:
 def open_session(path: str, threads: int) -> CompiledSession:
     """The program at `path`, to be compiled at its first run with `threads` intra-op threads."""
     import torch
+    from torch._inductor import config
 
     torch.set_num_threads(threads)
+    # For inference alone: weights become constants in the layout that the kernels like. Without it resnet18 took 1.3
+    # times as long.
+    config.freezing = True
     return CompiledSession(torch, load_program(torch, path).module())
 
 
