@@ -230,18 +230,40 @@ def test_without_the_library_it_is_unsupported_and_says_what_installs_it(
     assert "pip install ai-edge-litert" in (found.reason or "")
 
 
-@pytest.mark.skipif(int(np.__version__.partition(".")[0]) < 2, reason="needs numpy 2")
+def _with_the_old_library(directory: Path) -> str:
+    """A directory with tflite-runtime as it is met with numpy 2: it imports, and its interpreter does not open."""
+    _blocked(directory)
+    (directory / "tflite_runtime" / "__init__.py").write_text("")
+    (directory / "tflite_runtime" / "interpreter.py").write_text(
+        "def Interpreter(**options):\n    raise SystemError('returned a result with an exception set')\n"
+    )
+    (directory / "tflite_runtime-2.14.0.dist-info").mkdir()
+    (directory / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
+    )
+    return str(directory)
+
+
+needs_numpy_2 = pytest.mark.skipif(int(np.__version__.partition(".")[0]) < 2, reason="needs numpy 2")
+
+
+@needs_numpy_2
 def test_tflite_runtime_is_refused_with_numpy_2_before_it_fails_without_words(job: Job, tmp_path: Path) -> None:
-    _blocked(tmp_path / "old")
-    # As it is installed; its interpreter is never reached.
-    (tmp_path / "old" / "tflite_runtime" / "__init__.py").write_text("")
-    (tmp_path / "old" / "tflite_runtime" / "interpreter.py").write_text("")
-    (tmp_path / "old" / "tflite_runtime-2.14.0.dist-info").mkdir()
-    metadata = "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
-    (tmp_path / "old" / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(metadata)
-    found = _measured(job, tmp_path, PYTHONPATH=str(tmp_path / "old"))
+    found = _measured(job, tmp_path, PYTHONPATH=_with_the_old_library(tmp_path / "old"))
     assert found.status == "unsupported"
     assert found.reason == "tflite-runtime 2.14.0 does not work with numpy 2: pip install 'numpy<2'"
+
+
+@needs_numpy_2
+def test_the_command_refuses_tflite_runtime_with_numpy_2_in_the_same_words(tmp_path: Path) -> None:
+    path = dense(tmp_path / "model.tflite")
+    before = _with_the_old_library(tmp_path / "old")
+    done = _edgebench("bench", str(path), "--json", "-", *QUICK, home=tmp_path, before=before)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 3
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["status"] == "unsupported"
+    assert "pip install 'numpy<2'" in cell["reason"]
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ def model(
     graph.tensors, graph.operators = [], []
     graph.inputs, graph.outputs = list(inputs), list(outputs)
     made = schema.ModelT()
-    made.version, made.subgraphs = 3, [graph]
+    # ai-edge-quantizer fails where the list of signatures is missing, not where it is empty.
+    made.version, made.subgraphs, made.signatureDefs = 3, [graph], []
     # The first buffer is empty, and stands for none.
     made.buffers, made.operatorCodes = [schema.BufferT()], []
     for item, data in tensors:
