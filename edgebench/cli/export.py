@@ -11,7 +11,8 @@ from edgebench.types import Tolerance
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Export MODEL to TorchScript, ONNX, simplified ONNX and static int8 ONNX, and prove each equal to its parent.
+Export MODEL to TorchScript, ONNX, simplified ONNX, static int8 ONNX and, where litert-torch is installed, TFLite and
+int8 TFLite, and prove each equal to its parent.
 
 MODEL is a .pt/.pth file (state dict, checkpoint, pickled module, TorchScript), a .pt2, an .onnx, torchvision:NAME,
 PATH.py:FACTORY or package.module:FACTORY."""
@@ -21,14 +22,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to `edgebench`."""
     parser = commands.add_parser(
         "export",
-        help="a model to a bundle: TorchScript, ONNX, simplified ONNX, int8 ONNX, each proved equal to its parent",
+        help="a model to a bundle: TorchScript, ONNX, TFLite, int8, each proved equal to its parent",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("-o", "--out", metavar="DIR", type=Path, help="the bundle (default: MODEL's name + .eb)")
     parser.add_argument(
-        "--formats", metavar="LIST", type=comma_separated, help="which formats (default: all but torch-export)"
+        "--formats",
+        metavar="LIST",
+        type=comma_separated,
+        help="which formats (default: those above; there are more: docs/exporting.md)",
     )
     parser.add_argument(
         "--calib", metavar="DATA", help="images for int8 and parity, e.g. imagefolder:photos/ (default: none, no int8)"

@@ -34,7 +34,7 @@ class Conversion:
 
 def is_installed() -> bool:
     """Whether there is a Python that has it."""
-    return PYTHON_VARIABLE in os.environ or importlib.util.find_spec("litert_torch") is not None
+    return bool(os.environ.get(PYTHON_VARIABLE)) or importlib.util.find_spec("litert_torch") is not None
 
 
 def converter_versions() -> dict[str, str]:
@@ -75,7 +75,7 @@ def _python() -> str:
 
 @cache
 def _versions(python: str) -> dict[str, str]:
-    hint = f"name one with litert-torch by {PYTHON_VARIABLE}, or unset it; see docs/exporting.md"
+    hint = f"name one with litert-torch by {PYTHON_VARIABLE}, or unset it; see docs/tflite.md"
     try:
         ended = _run(python, str(_CHILD), "--versions")
     except OSError as error:

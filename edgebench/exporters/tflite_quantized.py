@@ -27,7 +27,11 @@ def _dynamic(parent: Parent, given: StepInput, out: Path) -> StepResult:
 
     assert parent.path is not None
     tflite.write_dynamic(parent.path, out)
-    return StepResult(notes=("int8 weights per channel; activations are quantized at each inference",))
+    return StepResult(
+        notes=(
+            "int8 weights per channel, activations quantized at each inference; needs ai-edge-litert or TFLite 2.17",
+        )
+    )
 
 
 def _static(*, integer_io: bool) -> _Run:

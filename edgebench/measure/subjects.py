@@ -190,6 +190,7 @@ def _describe_tflite(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tu
     except MissingExtra:
         # tflite-runtime alone is enough to measure; a device's own tool needs neither.
         with suppress(Unsupported):
+            tflite.load_library()
             interpreter = tflite.open_interpreter(str(path), 1)
             details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
             specs = [

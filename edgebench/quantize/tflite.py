@@ -26,6 +26,7 @@ __all__ = ["minmax_ranges", "quantize", "write_dynamic", "write_fp16"]
 _TRANSFORMER_OPERATORS = frozenset({"SOFTMAX", "RSQRT"})
 _MATRIX_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 _WITHOUT_KERNEL = frozenset({"HARD_SWISH"})
+_HYBRID_DENSE_VERSION = 12
 
 
 def quantize(
@@ -164,6 +165,21 @@ def write_dynamic(source: Path, out: Path) -> None:
     recipe = recipe_manager.RecipeManager()
     recipe.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName.ALL_SUPPORTED, num_bits=8)
     _write(source, out, recipe, None)
+    _say_what_it_needs(out)
+
+
+def _say_what_it_needs(path: Path) -> None:
+    """Give dense layers the version that float activations with weights per channel have (TensorFlow's
+    lite/tools/versioning/op_version.cc): ai-edge-quantizer 0.10 leaves an older one, and tflite-runtime 2.14 then runs
+    them, with wrong results and without a word."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+    from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
+
+    model = flatbuffer.read_model(str(path))
+    for code in model.operatorCodes:
+        if code.builtinCode == BuiltinOperator.FULLY_CONNECTED:
+            code.version = max(code.version, _HYBRID_DENSE_VERSION)
+    flatbuffer.write_model(model, str(path))
 
 
 def write_fp16(source: Path, out: Path) -> None:

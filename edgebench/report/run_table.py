@@ -13,6 +13,7 @@ from rich.text import Text
 from edgebench.errors import UsageError
 from edgebench.figures import Figures, GpuParts, baseline_cell, figures, is_precise
 from edgebench.report import compute_table
+from edgebench.report.runtime_matrix import runtime_matrices
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
 from edgebench.sustained import Curve, flipped
@@ -46,7 +47,8 @@ def render(run: Run) -> RenderableType:
     curves = _table(labels, ["p50 ms at first", "at last", "slower from", "curve"])
     best = _best_rates(run)
     doubts: list[Text] = []
-    for cell in run.cells:
+    shown = [cell for cell in run.cells if cell.status != "unsupported"] or run.cells
+    for cell in shown:
         found = figures(run, cell)
         where = list(_dimensions(run, cell).values())
         label: list[RenderableType] = [_name(cell), *where]
@@ -64,7 +66,7 @@ def render(run: Run) -> RenderableType:
             curves.add_row(*label, *_curve(found.sustained))
         if found.verdict.word in _VERDICT_STYLES and not run.is_emulated(cell):
             doubts.append(_doubt(", ".join([cell.artifact.name, *_described(run, cell)]), found.verdict))
-    tables = [speeds, costs]
+    tables = [*runtime_matrices(run), speeds, costs]
     if any(cell.costs is not None for cell in run.cells):
         tables.append(computes)
     if any(cell.accuracy is not None for cell in run.cells):
@@ -343,6 +345,10 @@ def _notes(run: Run) -> list[str]:
     return [f"in {len(noted)} of {len(run.ledger)} rounds: {'; '.join(noted[-1].notes)}"] if noted else []
 
 
+def _place(cell: Cell) -> tuple[str, str]:
+    return (cell.device, cell.runtime)
+
+
 def _precision(run: Run) -> list[str]:
     """What was asked for and what was not reached."""
     asked = run.settings.precision
@@ -354,12 +360,18 @@ def _precision(run: Run) -> list[str]:
 
 
 def _reasons(run: Run) -> list[Text]:
-    """Why a cell is empty; the same reason of many cells once, with the cells that have it."""
+    """Why a cell is empty; the same reason of many cells once, with the cells that have it. What a device's runtime has
+    for every artifact is said of the runtime."""
     having: dict[tuple[str, str], list[str]] = {}
     for cell in run.cells:
         if cell.reason:
-            name = " ".join([cell.artifact.name, *(f"({text})" for text in _described(run, cell))])
-            having.setdefault((cell.status, cell.reason), []).append(name)
+            reasons = {other.reason for other in run.cells if _place(other) == _place(cell)}
+            whole = cell.status == "unsupported" and len(reasons) == 1 and "runtime" in _dimensions(run)
+            device = [f"(device {cell.device})"] * (len(run.devices) > 1)
+            other = [cell.artifact.name, *(f"({text})" for text in _described(run, cell))]
+            name = " ".join([cell.runtime, *device] if whole else other)
+            names = having.setdefault((cell.status, cell.reason), [])
+            names.extend([name] * (name not in names))
     return [
         Text(f"{', '.join(cells)}: {status}: {reason}", style="yellow") for (status, reason), cells in having.items()
     ]

@@ -46,7 +46,8 @@ def _table(run: Run, cells: Sequence[Cell], title: str) -> Table:
     best = min(known, key=lambda place: known[place][0], default=None)
     headings = [Column(Text(name), justify="right", overflow="fold") for name in runtimes]
     # As text: brackets in a name are not markup.
-    table = Table(Column(Text(title), overflow="fold"), *headings, box=SIMPLE_HEAD)
+    caption = "←: the fastest, and what its interval does not tell from it"
+    table = Table(Column(Text(title), overflow="fold"), *headings, box=SIMPLE_HEAD, caption=caption)
     for artifact in dict.fromkeys(cell.artifact.name for cell in cells):
         row = []
         for runtime in runtimes:
