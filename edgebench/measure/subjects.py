@@ -166,7 +166,7 @@ def _single_file(path: Path) -> Subject:
     hint = f"export it first: edgebench export {path} --input-shape 1,3,224,224 (or what it takes)"
     if identity.kind == "torchscript":
         raise UsageError(f"{path} does not say what shape its input has", hint=hint)
-    raise SourceError(f"{path} is a {identity.kind}, not an artifact that a runtime opens", hint=hint)
+    raise SourceError(f"{path} is not an artifact that a runtime opens ({identity.kind})", hint=hint)
 
 
 def _describe_onnx(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
