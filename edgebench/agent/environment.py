@@ -8,9 +8,9 @@ from typing import Any, Dict, Optional
 
 from .sysfs import read_text
 
-# ORT 1.31's Linux wheel writes a device id and a database under ~/.cache and starts a thread unless it is told not to;
-# OpenVINO's telemetry package writes to the home directory too.
-TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "OPENVINO_TELEMETRY_OPT_OUT": "1", "DO_NOT_TRACK": "1"}
+# ORT 1.31's Linux wheel writes a device id and a database under ~/.cache and starts a thread unless it is told not to.
+# OpenVINO's heeds no variable: `runtimes/openvino.py` keeps it out.
+TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 # The instructions that decide how fast int8 is.
 _ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")

@@ -54,6 +54,8 @@ def _serve(job: Job, commands: Any, answer: Any, born_ns: int) -> None:
     version = runtime.load_library()
     # Copies made before the baseline, so that they are not taken for memory of the model.
     prepared = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]
+    if not prepared:
+        raise Unsupported("the file by itself does not say what it is fed with: give the bundle that it is of")
     probe = memory.start()
     started = time.perf_counter_ns()
     session = runtime.open_session(job.artifact, job.threads)

@@ -1,8 +1,10 @@
 """The export chain: each format from its parent, proved equal to it, kept in the cache; one failure stops no other.
 
 source ──> torchscript
-   ├─────> torch-export
+   ├─────> torch-export ──> executorch, executorch-int8
    ├─────> onnx ──> onnx-sim ──> onnx-int8
+   │                   └─────> ncnn, where the source is ONNX
+   ├─────> ncnn
    └─────> tflite ──> tflite-int8, tflite-int8-io, tflite-dynamic, tflite-fp16
 
 The costs (MACs, activations) of an ONNX or TFLite file are counted on it. What else is made of the network computes the
@@ -28,6 +30,8 @@ from edgebench.costs import files as file_costs
 from edgebench.costs import torch as torch_costs
 from edgebench.errors import EdgebenchError, EnvironmentFailure, MissingExtra, StepError, UsageError, first_line
 from edgebench.exporters import (
+    executorch,
+    ncnn,
     onnx,
     onnx_import,
     onnx_int8,
@@ -57,6 +61,9 @@ _STEPS = (
     tflite_quantized.DYNAMIC,
     tflite_quantized.INT8,
     tflite_quantized.INT8_IO,
+    ncnn.STEP,
+    executorch.STEP,
+    executorch.INT8_STEP,
 )
 FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
@@ -136,7 +143,7 @@ def plan_steps(formats: Sequence[str] | None, source_format: str) -> list[Step]:
     wanted = set(formats)
     for step in reversed(reachable):
         if step.format in wanted and not wanted.intersection(step.parents) and source_format not in step.parents:
-            wanted.add(step.parents[0])
+            wanted.add(next(parent for parent in step.parents if parent in by_format))
     return _with_tools([step for step in reachable if step.format in wanted])
 
 

@@ -10,26 +10,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from edgebench.errors import MissingExtra, StepError, UsageError
+from edgebench.exporters import converter
 
-__all__ = ["PYTHON_VARIABLE", "Conversion", "convert", "converter_versions", "is_installed"]
+__all__ = ["PYTHON_VARIABLE", "convert", "converter_versions", "is_installed"]
 
 PYTHON_VARIABLE = "EDGEBENCH_TFLITE_PYTHON"
+_NAME = "litert-torch"
 _CHILD = Path(__file__).with_name("litert_child.py")
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What a conversion cost, in bytes of its process's peak memory."""
-
-    peak_rss_bytes: int
 
 
 def is_installed() -> bool:
@@ -49,45 +42,37 @@ def converter_versions() -> dict[str, str]:
     return _versions(_python())
 
 
-def convert(program: bytes, out: Path) -> Conversion:
-    """Write a saved exported program as a float32 TFLite file, with the layout of its inputs and outputs kept.
+def convert(program: bytes, out: Path) -> int:
+    """Write a saved exported program as a float32 TFLite file, with the layout of its inputs and outputs kept; the peak
+    memory in bytes of the process that did it.
 
     Raises:
         StepError: the converter does not take it; with its own last words.
     """
     with tempfile.TemporaryDirectory(prefix="edgebench-litert-") as name:
-        source, made, report = (Path(name) / item for item in ("program.pt2", "model.tflite", "report.json"))
+        source, made = Path(name) / "program.pt2", Path(name) / "model.tflite"
         source.write_bytes(program)
-        ended = _run(_python(), str(_CHILD), str(source), str(made), str(report))
-        if not report.is_file():
-            words = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-            raise StepError(f"litert-torch ended with {ended.returncode}: {words[-1] if words else 'no words'}")
-        answer = json.loads(report.read_text())
-        if "error" in answer:
-            raise StepError(f"litert-torch: {answer['error']}")
+        said = converter.convert(_NAME, _argv(_python(), str(source), str(made)), Path(name))
         out.write_bytes(made.read_bytes())
-    return Conversion(answer["peak_rss_bytes"])
+    return int(said.split()[-1])
 
 
 def _python() -> str:
     return os.environ.get(PYTHON_VARIABLE) or sys.executable
 
 
+def _argv(python: str, *arguments: str) -> list[str]:
+    # Isolated: the child's neighbours are called as what it imports.
+    return [python, "-I", "-W", "ignore", str(_CHILD), *arguments]
+
+
 @cache
 def _versions(python: str) -> dict[str, str]:
     hint = f"name one with litert-torch by {PYTHON_VARIABLE}, or unset it; see docs/tflite.md"
     try:
-        ended = _run(python, str(_CHILD), "--versions")
+        versions: dict[str, str] = json.loads(converter.convert(_NAME, _argv(python, "--versions"), Path.cwd()))
     except OSError as error:
         raise UsageError(f"{python} does not run: {error.strerror}", hint=hint) from error
-    if ended.returncode != 0:
-        raise UsageError(f"{python} has no litert-torch", hint=hint)
-    versions: dict[str, str] = json.loads(ended.stdout)
+    except StepError as error:
+        raise UsageError(f"{python} has no litert-torch: {error}", hint=hint) from error
     return versions
-
-
-def _run(*argv: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
-    )

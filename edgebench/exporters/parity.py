@@ -12,14 +12,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.agent.environment import physical_cores, switch_telemetry_off
-from edgebench.agent.runtimes import tflite
+from edgebench.agent.environment import switch_telemetry_off, usable_cpus
+from edgebench.agent.feeds import Tensor
+from edgebench.agent.runtimes import executorch, ncnn, preparation, tflite
 from edgebench.agent.runtimes.torchscript import flatten
+from edgebench.agent.wire import TensorSpec
 from edgebench.exporters.steps import Feed
 from edgebench.types import Parity, Tolerance
 
@@ -37,6 +40,10 @@ MIN_INT8_SQNR_DB = 5.0
 # as an untrained network's are (torchvision's shufflenet_v2_x1_0: 48 dB, and no top-1 answer the same).
 FAITHFUL_SQNR_DB = 20.0
 _REMARKABLE_AGREEMENT = 0.9
+# Formats that only a runtime of the agent opens.
+_BY_AGENT: dict[str, ModuleType] = {
+    format: runtime for runtime in (tflite, ncnn, executorch) for format in runtime.FORMATS
+}
 # What stands for minus infinity in JSON.
 _LEAST_SQNR_DB = -999.0
 
@@ -76,15 +83,35 @@ def open_runner(format: str, *, module: Any | None = None, path: Path | None = N
     """A function from a feed to outputs, for a source's module or an artifact's file. It never changes the feed."""
     if format in ("source", "torchscript", "torch-export"):
         return _torch_runner(module, path)
-    if format in tflite.FORMATS:
-        return _tflite_runner(path)
     switch_telemetry_off()
+    if format in _BY_AGENT:
+        return _agent_runner(_BY_AGENT[format], str(path))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda feed: list(session.run(None, dict(feed)))
+
+
+def _agent_runner(runtime: ModuleType, path: str) -> Runner:
+    """The runtime as it is on a device."""
+    runtime.load_library()
+    session = runtime.open_session(path, usable_cpus())
+    prepare = preparation(runtime, session)
+
+    def run(feed: Feed) -> Outputs:
+        answer = session.run(prepare({name: _tensor(name, array) for name, array in feed.items()}))
+        return [
+            np.frombuffer(data, dtype=spec.dtype).reshape(spec.shape) for spec, data in session.named_outputs(answer)
+        ]
+
+    return run
+
+
+def _tensor(name: str, array: NDArray[Any]) -> Tensor:
+    spec = TensorSpec(name, tuple(array.shape), str(array.dtype))
+    return Tensor(spec, memoryview(array.tobytes()))
 
 
 def _torch_runner(module: Any | None, path: Path | None) -> Runner:
@@ -109,12 +136,6 @@ def _torch_runner(module: Any | None, path: Path | None) -> Runner:
         return [tensor.numpy() for tensor in flatten(answer)]
 
     return run
-
-
-def _tflite_runner(path: Path | None) -> Runner:
-    tflite.load_library()
-    session = tflite.open_session(str(path), physical_cores())
-    return lambda feed: session.floats(session.run(session.adapt(dict(feed))))
 
 
 def compare(parents: Sequence[Outputs], children: Sequence[Outputs]) -> Comparison:

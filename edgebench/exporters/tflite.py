@@ -12,7 +12,7 @@ __all__ = ["STEP"]
 
 def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     program = torch_export.saved(torch_export.exported(parent, given))
-    return StepResult(peak_rss_bytes=litert.convert(program, out).peak_rss_bytes)
+    return StepResult(peak_rss_bytes=litert.convert(program, out))
 
 
 STEP = Step(

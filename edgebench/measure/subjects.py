@@ -13,30 +13,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
-from edgebench.agent.runtimes import Unsupported, onnxruntime, tflite, torch_compiled, torchscript
+from edgebench.agent.runtimes import (
+    Unsupported,
+    executorch,
+    ncnn,
+    onnxruntime,
+    openvino,
+    tflite,
+    torch_compiled,
+    torchscript,
+)
 from edgebench.bundle import load_bundle, load_inputs
 from edgebench.errors import MissingExtra, SourceError, UsageError
 from edgebench.files import file_sha256
 from edgebench.source.sniff import identify
 from edgebench.source.tflite_file import describe as describe_tflite
 from edgebench.source.tflite_file import is_tflite
-from edgebench.targets.native import TOOLS
 from edgebench.types import ArtifactRef, Preprocess, TensorSpec
 
 __all__ = ["ALL_RUNTIMES", "RUNTIMES", "USUAL_RUNTIMES", "Subject", "find_subjects"]
 
-# Runtimes with the formats that they open: the agent's on the CPU, and those that only tools of devices without Python
-# have; these are used unless a device's profile, or the user, names others.
+# Runtimes with the formats that they open. The usual ones serve unless a device's profile, or the user, names others.
 USUAL_RUNTIMES: dict[str, tuple[str, ...]] = {
     "onnxruntime": onnxruntime.FORMATS,
     "torchscript": torchscript.FORMATS,
     "torch-compiled": torch_compiled.FORMATS,
     "tflite": tflite.FORMATS,
-    **{tool.RUNTIME: tool.FORMATS for tool in TOOLS.values() if tool.RUNTIME not in ("onnxruntime", "tflite")},
+    "ncnn": ncnn.FORMATS,
+    "executorch": executorch.FORMATS,
 }
 RUNTIMES = {
     **USUAL_RUNTIMES,
     "tflite-no-xnnpack": tflite.FORMATS,
+    "openvino": openvino.FORMATS,
+    "onnxruntime-openvino": onnxruntime.FORMATS,
+    "onnxruntime-xnnpack": onnxruntime.FORMATS,
+    "onnxruntime-qnn": onnxruntime.FORMATS,
+    "torch-aot": torch_compiled.FORMATS,
     "torch-compiled-cuda": torch_compiled.FORMATS,
     "onnxruntime-cuda": onnxruntime.FORMATS,
     "onnxruntime-tensorrt": onnxruntime.FORMATS,

@@ -25,7 +25,8 @@ from edgebench.agent.codec import decode, encode
 from edgebench.agent.conductor import conduct
 from edgebench.agent.probes import cuda
 from edgebench.agent.runtimes import Unsupported, find, on_gpu
-from edgebench.agent.runtimes.onnxruntime_cuda import BoundRun, placement
+from edgebench.agent.runtimes.onnxruntime_cuda import BoundRun
+from edgebench.agent.runtimes.onnxruntime_providers import placement
 from edgebench.agent.visible_gpu import open_visible_gpu
 from edgebench.agent.wire import Energy, Job, Measurement, Parts, RoundResult, Window
 from tests.unit.test_agent import ROOT, _relu_model, _round, job  # noqa: F401

@@ -1,11 +1,5 @@
 """ONNX Runtime on an NVIDIA GPU by its CUDA provider, or not at all.
 
-Asked for a provider that it cannot give, onnxruntime runs on the CPU, with a line in a log at most. Three things are
-looked at, as none is enough alone. A constructor that fails is not repeated with the CPU (`enable_fallback`). A
-provider whose libraries do not load is missing in `get_providers`, without an error (onnxruntime issue 23372). And of a
-provider that is there, the nodes that it was given are counted: shape arithmetic belongs on the CPU (issue 4940), a
-convolution does not.
-
 TF32 is left as onnxruntime has it, on, and is named beside the provider: matrix products and convolutions of float32
 then have 10 bits of mantissa. NVIDIA_TF32_OVERRIDE=0 in the environment turns it off.
 """
@@ -16,24 +10,19 @@ import ctypes
 import os
 import re
 import time
-from importlib import metadata
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..probes import cuda
-from . import Unsupported
-from .onnxruntime import FORMATS, OrtSession, prepare, session_options
-from .onnxruntime import PROVIDER as CPU
+from . import Unsupported, onnxruntime_providers
+from .onnxruntime import FORMATS, OrtSession, prepare
+from .onnxruntime_providers import node_types, placement, recording_options
 
 __all__ = ["FORMATS", "INSTALL", "ON_GPU", "load_library", "open_session", "prepare"]
 
-# Two packages of one import name: the one that was installed last wins, and removing one breaks the other.
 INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 ON_GPU = True
 PROVIDER = "CUDAExecutionProvider"
 
-_RECORD = "session.record_ep_graph_assignment_info"
-# What a network's time goes into; com.microsoft's variants included (FusedConv, MatMulNBits, MultiHeadAttention).
-_COMPUTE = re.compile(r"Conv|Gemm|MatMul|Attention|LSTM$|GRU$|RNN$|Einsum$|^QLinear")
 _QDQ = {"QuantizeLinear", "DequantizeLinear"}
 _LIBRARIES = {PROVIDER: "cuda", "TensorrtExecutionProvider": "tensorrt"}
 
@@ -54,17 +43,13 @@ def open_session(path: str, threads: int) -> OrtGpuSession:
 
 def load_with(provider: str, install: str) -> str:
     """As `load_library`, for a `provider` that `install` installs."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise Unsupported("onnxruntime is not installed: %s" % install) from error
-    version, package = onnxruntime.__version__, getattr(onnxruntime, "package_name", "onnxruntime")
+    version, package = onnxruntime_providers.load_with(provider, install)
+    import onnxruntime
+
     # Libraries from pip lie where the loader does not look. It prints what it misses; a session shows it too.
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is not None:
         preload(directory="")
-    if provider not in onnxruntime.get_available_providers():
-        raise Unsupported("%s %s has no %s: %s" % (package, version, provider, install))
     why = cuda.no_driver()
     if why:
         raise Unsupported("%s: %s" % (provider, why))
@@ -81,54 +66,21 @@ def open_on(path: str, threads: int, providers: Sequence[Any], install: str) -> 
 
     asked = providers[0] if isinstance(providers[0], str) else providers[0][0]
     built_for = _major(getattr(onnxruntime, "cuda_version", None))
-    options = session_options(threads)
-    options.add_session_config_entry(_RECORD, "1")
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=list(providers), enable_fallback=0)
-    except Exception as error:  # Of many types. Without a card, or TensorRT, onnxruntime's words name no remedy.
-        why = cuda.why_not(built_for) or _missing(onnxruntime, asked, install)
-        if why:
-            raise Unsupported("%s: %s" % (asked, why)) from error
-        raise
-    found = session.get_providers()[0]
-    if found != asked:
-        why = cuda.why_not(built_for) or _missing(onnxruntime, asked, install) or _mixed(install)
-        raise Unsupported("%s did not load, and %s would have run the model: %s" % (asked, found, why))
+
+    def explain() -> str:
+        return cuda.why_not(built_for) or _missing(onnxruntime, asked, install)
+
+    session = onnxruntime_providers.open_on(path, recording_options(threads), providers, install, explain)
     return OrtGpuSession(session, "%s (%s)" % (asked, ", ".join(_facts(session, asked))))
-
-
-def placement(asked: str, nodes: Dict[str, List[str]]) -> str:
-    """Where `nodes`, operator types by provider, are; in words.
-
-    Raises:
-        Unsupported: the provider that was `asked` for has none of them, or the CPU has some that compute.
-    """
-    total = sum(len(types) for types in nodes.values())
-    on_cpu = sorted(set(nodes.get(CPU, ())))
-    computing = [kind for kind in on_cpu if _COMPUTE.search(kind)]
-    if computing or (total and not nodes.get(asked)):
-        words = "%s has no kernel for parts of this model, and its %s would have run on the CPU: measure it with the "
-        words += "runtime `onnxruntime`, or export it with another opset"
-        raise Unsupported(words % (asked, ", ".join(computing or on_cpu or sorted(nodes))))
-    said = "%d of %d nodes" % (len(nodes.get(asked, ())), total)
-    for provider in sorted(set(nodes) - {asked, CPU}):
-        said += ", %d on %s" % (len(nodes[provider]), provider)
-    return said + (", %s on the CPU" % " ".join(on_cpu) if on_cpu else "")
 
 
 def _facts(session: Any, asked: str) -> List[str]:
     """What stands beside the provider's name: it explains a figure."""
-    tell = getattr(session, "get_provider_graph_assignment_info", None)
-    if tell is None:
-        facts = ["this onnxruntime does not tell which nodes"]
-    else:
-        nodes: Dict[str, List[str]] = {}
-        for part in tell():
-            nodes.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
-        facts = [placement(asked, nodes)]
-        # onnxruntime fuses quantised operators for the CPU and for TensorRT; CUDA computes between Q and DQ in float.
-        if asked == PROVIDER and not _QDQ.isdisjoint(nodes.get(PROVIDER, ())):
-            facts.append("quantised operators in float")
+    nodes = node_types(session)
+    facts = [placement(asked, nodes)]
+    # onnxruntime fuses quantised operators for the CPU and for TensorRT; CUDA computes between Q and DQ in float.
+    if asked == PROVIDER and nodes is not None and not _QDQ.isdisjoint(nodes.get(PROVIDER, ())):
+        facts.append("quantised operators in float")
     return [*facts, "no TF32" if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0" else "TF32 allowed"]
 
 
@@ -142,14 +94,6 @@ def _missing(onnxruntime: Any, asked: str, install: str) -> str:
         if "cannot open" in str(error):
             return "%s: %s" % (error, install)
     return ""
-
-
-def _mixed(install: str) -> str:
-    """What is left to say of a library that does not load, and what to do."""
-    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
-    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
-        return "`onnxruntime` and `onnxruntime-gpu` are both installed and overwrite each other: " + install
-    return "its libraries are of other versions than it was built for: " + install
 
 
 def _major(version: Optional[str]) -> Optional[int]:

@@ -119,14 +119,11 @@ class TfliteSession:
 
     def named_outputs(self, outputs: Sequence[Any]) -> List[Tuple[TensorSpec, bytes]]:
         """The outputs of one run as bytes, quantized ones as float32."""
+        arrays = [_dequantized(array, detail) for array, detail in zip(outputs, self._outputs)]
         return [
             (TensorSpec(detail["name"], tuple(array.shape), str(array.dtype)), array.tobytes())
-            for array, detail in zip(self.floats(outputs), self._outputs)
+            for array, detail in zip(arrays, self._outputs)
         ]
-
-    def floats(self, outputs: Sequence[Any]) -> List[Any]:
-        """The outputs of one run as arrays, quantized ones as float32."""
-        return [_dequantized(array, detail) for array, detail in zip(outputs, self._outputs)]
 
     def close(self) -> None:
         """Release the interpreter."""

@@ -52,8 +52,7 @@ class CompiledSession(TorchScriptSession):
     provider = "inductor, CPU"
 
     def __init__(self, torch: Any, module: Any) -> None:
-        self._cache = tempfile.TemporaryDirectory(prefix="edgebench-inductor-")
-        os.environ.update(TORCHINDUCTOR_CACHE_DIR=self._cache.name, TRITON_CACHE_DIR=self._cache.name)
+        self._cache = CompilerCache()
         # One graph for the one shape that is measured: falling back to eager would be another figure.
         super().__init__(torch, torch.compile(module, fullgraph=True, dynamic=False))
 
@@ -65,4 +64,17 @@ class CompiledSession(TorchScriptSession):
     def close(self) -> None:
         """Release the module and what it was compiled to."""
         super().close()
-        self._cache.cleanup()
+        self._cache.close()
+
+
+class CompilerCache:
+    """A directory that torch's compiler uses from now on as its cache, until it is closed."""
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="edgebench-inductor-")
+        self.directory = self._temporary.name
+        os.environ.update(TORCHINDUCTOR_CACHE_DIR=self.directory, TRITON_CACHE_DIR=self.directory)
+
+    def close(self) -> None:
+        """Remove it."""
+        self._temporary.cleanup()

@@ -130,9 +130,9 @@ def _mirror() -> str:
 
 
 def _wheels() -> list[str]:
-    """numpy and onnxruntime in the versions of this release."""
+    """numpy and the runtimes in the versions of this release."""
     lines = _CONSTRAINTS.read_text().splitlines()
-    return [line for line in lines if line.startswith(("numpy==", "onnxruntime=="))]
+    return [line for line in lines if line.startswith(("numpy==", "onnxruntime==", "ai-edge-litert=="))]
 
 
 def _run(argv: list[str], failure: str) -> None:
