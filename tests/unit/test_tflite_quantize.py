@@ -11,7 +11,7 @@ import pytest
 
 from edgebench.agent.runtimes import tflite as runtime
 from edgebench.source.tflite_file import describe
-from tests.unit.tflite_files import dense, subtraction
+from tests.unit.tflite_files import dense, floats, subtraction
 
 pytest.importorskip("ai_edge_quantizer", reason="needs ai-edge-quantizer (the extra `tflite`)")
 
@@ -30,7 +30,7 @@ ROWS = _feeds((1, 2, 7, 4), (-3, -3, 0, 5), (5, 0, 0, 0))
 
 def _answer(path: Path, *row: float) -> list[float]:
     session = runtime.open_session(str(path), 1)
-    found: list[float] = session.floats(session.run(session.adapt({"x": np.array([row], np.float32)})))[0][0].tolist()
+    found: list[float] = floats(session, session.run(session.adapt({"x": np.array([row], np.float32)})))[0][0].tolist()
     return found
 
 
