@@ -13,6 +13,7 @@ from PIL import Image
 from edgebench.agent.runtimes import onnxruntime, tflite
 from edgebench.cli.main import main
 from edgebench.source.tflite_file import describe
+from tests.unit.tflite_files import floats
 
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (the extra `tflite`)")
 
@@ -82,7 +83,7 @@ def test_a_detector_gives_the_boxes_of_its_onnx(shared: Path) -> None:
     x = ((pixels - 127) / 128)[None]
     expected = onnxruntime.open_session(f"{stem}.onnx", 1).run({"input": x.transpose(0, 3, 1, 2)})
     session = tflite.open_session(f"{stem}.tflite", 1)
-    found = session.floats(session.run(session.adapt({"input": x})))
+    found = floats(session, session.run(session.adapt({"input": x})))
     for scores_or_boxes in expected:
         (same,) = [array for array in found if array.shape == scores_or_boxes.shape]
         np.testing.assert_allclose(same, scores_or_boxes, atol=1e-3)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgebench.agent.codec import decode, encode
 from edgebench.agent.runtimes import tflite, tflite_no_xnnpack
 from edgebench.agent.wire import WIRE_VERSION, FeedFile, Job, Measurement, Round, RoundResult, Scenario, TensorSpec
-from tests.unit.tflite_files import dense, int8_dense, model, operator, subtraction, tensor
+from tests.unit.tflite_files import dense, floats, int8_dense, model, operator, subtraction, tensor
 
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (the extra `tflite`)")
 
@@ -31,7 +31,7 @@ both = pytest.mark.parametrize("runtime", [tflite, tflite_no_xnnpack], ids=["xnn
 def _answers(runtime: ModuleType, path: Path, **feed: NDArray[Any]) -> list[NDArray[Any]]:
     session = runtime.open_session(str(path), 1)
     try:
-        found: list[NDArray[Any]] = session.floats(session.run(session.adapt(feed)))
+        found: list[NDArray[Any]] = floats(session, session.run(session.adapt(feed)))
         return found
     finally:
         session.close()
@@ -55,7 +55,7 @@ def test_integers_are_quantized_and_clipped_on_the_way_in_and_floats_again_on_th
     np.testing.assert_array_equal(given, [[1, -5, 0, 127]])
     assert given.dtype == np.int8
     # 127 stands for 64; y = 64 would be 64 / 0.5 + 10 = 138, so 127 again, which stands for 58.5.
-    (found,) = session.floats(session.run([(session.adapt({"x": X})[0][0], given)]))
+    (found,) = floats(session, session.run([(session.adapt({"x": X})[0][0], given)]))
     np.testing.assert_array_equal(found, [[2, -2, 58.5]])
     assert found.dtype == np.float32
 
@@ -97,21 +97,21 @@ def test_another_batch_is_taken_where_the_file_leaves_it_free(runtime: ModuleTyp
     session = runtime.open_session(str(path), 1)
     for rows in (2, 1, 3):
         x = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
-        (found,) = session.floats(session.run(session.adapt({"x": x})))
+        (found,) = floats(session, session.run(session.adapt({"x": x})))
         np.testing.assert_array_equal(found, x[:, [0, 1, 3]] + [1, 0, 0])
 
 
 def test_feeds_that_were_adapted_before_keep_their_values(tmp_path: Path) -> None:
     session = tflite.open_session(str(dense(tmp_path / "dense.tflite")), 1)
     adapted = [session.adapt({"x": X * factor}) for factor in (1, 2, 3)]
-    assert [session.floats(session.run(item))[0][0, 0] for item in adapted] == [2, 3, 4]
+    assert [floats(session, session.run(item))[0][0, 0] for item in adapted] == [2, 3, 4]
 
 
 def test_answers_that_were_given_before_are_not_overwritten(tmp_path: Path) -> None:
     session = tflite.open_session(str(dense(tmp_path / "dense.tflite")), 1)
     first = session.run(session.adapt({"x": X}))
     session.run(session.adapt({"x": 2 * X}))
-    np.testing.assert_array_equal(session.floats(first)[0], [[2, -2, 100]])
+    np.testing.assert_array_equal(floats(session, first)[0], [[2, -2, 100]])
 
 
 def test_outputs_have_their_names_and_the_order_of_the_graph(tmp_path: Path) -> None:
@@ -230,18 +230,40 @@ def test_without_the_library_it_is_unsupported_and_says_what_installs_it(
     assert "pip install ai-edge-litert" in (found.reason or "")
 
 
-@pytest.mark.skipif(int(np.__version__.partition(".")[0]) < 2, reason="needs numpy 2")
+def _with_the_old_library(directory: Path) -> str:
+    """A directory with tflite-runtime as it is met with numpy 2: it imports, and its interpreter does not open."""
+    _blocked(directory)
+    (directory / "tflite_runtime" / "__init__.py").write_text("")
+    (directory / "tflite_runtime" / "interpreter.py").write_text(
+        "def Interpreter(**options):\n    raise SystemError('returned a result with an exception set')\n"
+    )
+    (directory / "tflite_runtime-2.14.0.dist-info").mkdir()
+    (directory / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
+    )
+    return str(directory)
+
+
+needs_numpy_2 = pytest.mark.skipif(int(np.__version__.partition(".")[0]) < 2, reason="needs numpy 2")
+
+
+@needs_numpy_2
 def test_tflite_runtime_is_refused_with_numpy_2_before_it_fails_without_words(job: Job, tmp_path: Path) -> None:
-    _blocked(tmp_path / "old")
-    # As it is installed; its interpreter is never reached.
-    (tmp_path / "old" / "tflite_runtime" / "__init__.py").write_text("")
-    (tmp_path / "old" / "tflite_runtime" / "interpreter.py").write_text("")
-    (tmp_path / "old" / "tflite_runtime-2.14.0.dist-info").mkdir()
-    metadata = "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
-    (tmp_path / "old" / "tflite_runtime-2.14.0.dist-info" / "METADATA").write_text(metadata)
-    found = _measured(job, tmp_path, PYTHONPATH=str(tmp_path / "old"))
+    found = _measured(job, tmp_path, PYTHONPATH=_with_the_old_library(tmp_path / "old"))
     assert found.status == "unsupported"
     assert found.reason == "tflite-runtime 2.14.0 does not work with numpy 2: pip install 'numpy<2'"
+
+
+@needs_numpy_2
+def test_the_command_refuses_tflite_runtime_with_numpy_2_in_the_same_words(tmp_path: Path) -> None:
+    path = dense(tmp_path / "model.tflite")
+    before = _with_the_old_library(tmp_path / "old")
+    done = _edgebench("bench", str(path), "--json", "-", *QUICK, home=tmp_path, before=before)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 3
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["status"] == "unsupported"
+    assert "pip install 'numpy<2'" in cell["reason"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dense", "int8_dense", "model", "operator", "subtraction", "tensor"]
+__all__ = ["dense", "floats", "int8_dense", "model", "operator", "subtraction", "tensor"]
 
 _DTYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "uint8": "UINT8", "int32": "INT32"}
 
@@ -75,7 +75,8 @@ def model(
     graph.tensors, graph.operators = [], []
     graph.inputs, graph.outputs = list(inputs), list(outputs)
     made = schema.ModelT()
-    made.version, made.subgraphs = 3, [graph]
+    # ai-edge-quantizer fails where the list of signatures is missing, not where it is empty.
+    made.version, made.subgraphs, made.signatureDefs = 3, [graph], []
     # The first buffer is empty, and stands for none.
     made.buffers, made.operatorCodes = [schema.BufferT()], []
     for item, data in tensors:
@@ -142,3 +143,8 @@ def subtraction(path: Path) -> Path:
         inputs=(0, 1),
         outputs=(2,),
     )
+
+
+def floats(session: Any, outputs: Sequence[Any]) -> list[NDArray[Any]]:
+    """What the agent hands over of one run's outputs."""
+    return [np.frombuffer(data, spec.dtype).reshape(spec.shape) for spec, data in session.named_outputs(outputs)]
