@@ -329,8 +329,6 @@ class Cell:
 
 # The reason of a cell that an interruption left without a measurement.
 NOT_MEASURED = "not measured: the run was interrupted"
-
-
 # Beyond it the samples that are needed take days.
 HIGHEST_PERCENTILE = 99.99
 
