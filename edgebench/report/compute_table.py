@@ -47,8 +47,8 @@ def legend(run: Run) -> list[str]:
         lines.extend(_peaks(device))
     if any(device.rooflines for device in run.devices):
         lines.append(
-            "% of peak: of the same arithmetic; a convolution by Winograd's way needs fewer multiplications and may exceed "
-            "it; bound: the lower limit, if weights are read from memory once and "
+            "% of peak: of the same arithmetic; a convolution by Winograd's way needs fewer multiplications and may "
+            "exceed it; bound: the lower limit, if weights are read from memory once and "
             "results written and read once; what stays in caches makes memory count less"
         )
     missing = {name: cell.artifact.name for cell in counted if cell.costs for name in cell.costs.not_counted}
