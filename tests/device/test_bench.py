@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import edgebench
 from edgebench.figures import figures
 from edgebench.types import BenchSettings, Run
 
+from ..unit.tflite_files import int8_dense
 from .beds.adb import AdbBed
 from .conftest import Bed
 
@@ -61,6 +64,22 @@ def test_an_aarch64_device_answers_as_this_machine_and_is_not_ranked(slow_bed: B
     assert device.emulated
     assert all(figures(run, cell).relative is None for cell in run.cells)
     assert slow_bed.left() == set()
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "tflite-no-xnnpack"])
+def test_tflite_runs_on_a_device(bed: Bed, tmp_path: Path, runtime: str) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (the extra `tflite`)")
+
+    run = edgebench.bench(
+        int8_dense(tmp_path / "dense.tflite"), devices=["bed"], runtimes=[runtime], settings=QUICK, threads=[1]
+    )
+
+    (cell,) = run.cells
+    assert cell.status == "ok", cell.reason
+    assert cell.artifact.precision == "int8"
+    assert cell.measurements[0].runtime_version is not None and "ai-edge-litert" in cell.measurements[0].runtime_version
+    assert ("XNNPACK" in str(cell.provider)) is (runtime == "tflite")
+    assert bed.left() == set()
 
 
 def test_what_is_there_is_not_pushed_again(bed: Bed, bundle: Path) -> None:

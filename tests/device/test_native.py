@@ -16,6 +16,7 @@ from edgebench.figures import figures
 from edgebench.report.run_table import render
 from edgebench.types import BenchSettings, Run
 
+from ..unit.tflite_files import dense
 from .beds.adb import AdbBed
 from .conftest import Bed, profile_of
 
@@ -83,10 +84,11 @@ def test_our_runner_is_built_for_another_cpu(slow_bed: Bed, bundle: Path) -> Non
 
 
 def test_what_a_tool_tells_is_shown_as_told(bed: Bed, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (the extra `tflite`)")
     (tmp_path / "benchmark_model").write_text(BENCHMARK_MODEL)
     _without_python(bed, f"[tools.benchmark_model]\npush = {json.dumps(str(tmp_path / 'benchmark_model'))}")
     model = tmp_path / "a $(touch pwned) 'model\".tflite"
-    model.write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(64))
+    dense(model)
 
     run = edgebench.bench(model, devices=["bed"], settings=QUICK, threads=[1])
 

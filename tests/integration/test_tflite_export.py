@@ -25,13 +25,24 @@ from edgebench.exporters import litert
 from edgebench.exporters.parity import open_runner
 from edgebench.source.tflite_file import TfliteOperator, describe
 from edgebench.types import Artifact
+from tests.conftest import TFLITE_CONVERTER
 from tests.integration.conftest import start_edgebench, write_photos
 
 pytest.importorskip("ai_edge_quantizer", reason="needs ai-edge-quantizer (the extra `tflite`)")
 
 with_converter = pytest.mark.skipif(
-    not litert.is_installed(), reason=f"needs litert-torch, here or in the Python that {litert.PYTHON_VARIABLE} names"
+    TFLITE_CONVERTER is None and not litert.is_installed(),
+    reason=f"needs litert-torch, here or in the Python that {litert.PYTHON_VARIABLE} names",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def converter() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if TFLITE_CONVERTER is not None:
+            patch.setenv(litert.PYTHON_VARIABLE, TFLITE_CONVERTER)
+        yield
+
 
 FORMATS = ("tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "tflite-int8-io")
 QUICK = edgebench.BenchSettings(processes=1, warmup=1, iterations=3, max_wait_s=0.0)
