@@ -113,8 +113,9 @@ def _ranges(interpreter: Any, feeds: Iterable[Mapping[str, Any]]) -> dict[str, t
         interpreter.invoke()
         for index in floats:
             values = interpreter.get_tensor(index)
-            low[index] = min(low[index], values.min(initial=np.inf, where=values > -np.inf))
-            high[index] = max(high[index], values.max(initial=-np.inf, where=values < np.inf))
+            # These two pass on what is no number.
+            low[index] = np.minimum(low[index], values.min(initial=np.inf, where=values != -np.inf))
+            high[index] = np.maximum(high[index], values.max(initial=-np.inf, where=values != np.inf))
     for index, name in floats.items():
         if not (np.isfinite(low[index]) and np.isfinite(high[index])):
             raise ValueError(f"the calibration images give {name} the range {low[index]}..{high[index]}")

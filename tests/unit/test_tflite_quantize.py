@@ -41,6 +41,11 @@ def test_ranges_hold_the_extremes_of_all_inputs_in_any_order(tmp_path: Path) -> 
     assert tflite.minmax_ranges(path, lambda: reversed(list(ROWS()))) == ranges
 
 
+def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="x the range nan"):
+        tflite.minmax_ranges(dense(tmp_path / "dense.tflite"), _feeds((1, 2, 7, 4), (np.nan, 0, 0, 0), (0, 0, 0, 0)))
+
+
 def test_an_infinity_is_left_out_of_a_range(tmp_path: Path) -> None:
     right = np.array([[1, 2]], np.float32)
     feeds = [{"left": np.array([left], np.float32), "right": right} for left in ((0, -np.inf), (np.inf, 3))]
