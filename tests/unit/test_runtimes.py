@@ -119,7 +119,9 @@ def test_an_onnx_file_cannot_become_what_torch_alone_makes() -> None:
 
 
 def test_a_converter_gives_what_it_printed(tmp_path: Path) -> None:
-    assert convert([sys.executable, "-c", "import os; print(os.getcwd())"], tmp_path).strip() == str(tmp_path.resolve())
+    assert convert("pnnx", [sys.executable, "-c", "import os; print(os.getcwd())"], tmp_path).strip() == str(
+        tmp_path.resolve()
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_converter_gives_what_it_printed(tmp_path: Path) -> None:
 )
 def test_a_converter_that_fails_is_a_failed_step_with_its_last_words(code: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=reason):
-        convert([sys.executable, "-c", code], tmp_path)
+        convert("pnnx", [sys.executable, "-c", code], tmp_path)
 
 
 def test_a_file_that_does_not_say_its_inputs_is_refused(job: Job, tmp_path: Path) -> None:
