@@ -25,12 +25,14 @@ def costs_facts(path: Path, inputs: Sequence[TensorSpec], asked: Sequence[int] |
     from dataclasses import replace
 
     from edgebench.costs import onnx, tflite
+    from edgebench.source.tflite_file import is_tflite
 
     if asked is not None and len(inputs) == 1:
         inputs = [replace(inputs[0], shape=tuple(asked))]
     if any(-1 in spec.shape[1:] for spec in inputs):
         return {"no_costs": "the file leaves lengths of its inputs free: say them with --input-shape"}
-    counted = tflite.count(path) if path.suffix == ".tflite" else onnx.count(path, inputs)
+    # By content, as `inspect` tells files apart.
+    counted = tflite.count(path) if is_tflite(path) else onnx.count(path, inputs)
     return _facts(counted, layers)
 
 

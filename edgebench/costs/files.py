@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgebench.costs import onnx, tflite
 from edgebench.costs.layers import Counted
+from edgebench.source.tflite_file import is_tflite
 from edgebench.types import TensorSpec
 
 __all__ = ["count"]
@@ -21,4 +22,4 @@ def count(path: Path, inputs: Sequence[TensorSpec] = ()) -> Counted | None:
     """
     if path.suffix == ".onnx":
         return onnx.count(path, inputs)
-    return tflite.count(path) if path.suffix == ".tflite" else None
+    return tflite.count(path) if is_tflite(path) else None

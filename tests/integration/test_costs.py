@@ -26,6 +26,7 @@ from edgebench.costs import torch as torch_costs  # noqa: E402
 from edgebench.figures import figures  # noqa: E402
 from edgebench.types import Costs, TensorSpec  # noqa: E402
 from tests.integration.conftest import SHARED  # noqa: E402
+from tests.unit.tflite_files import dense  # noqa: E402
 
 # The tiny net of conftest on [1, 3, 16, 16]. Convolutions: 8*16*16 * 3*9 = 55,296 and 16*7*7 * 8*9 = 56,448; the head
 # 16*4 = 64. Parameters: 8*27+8, 2*8 of the batch norm, 16*72+16, 16*4+4.
@@ -385,3 +386,12 @@ def test_inspect_asks_for_the_length_that_a_file_leaves_free(capsys: pytest.Capt
 def test_inspect_says_why_a_network_was_not_counted(tiny_net: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = _inspect(capsys, tiny_net, "--input-shape", "1,5,16,16")
     assert "not counted: it does not take an input of shape [1, 5, 16, 16]" in printed
+
+
+def test_inspect_counts_a_tflite_file_whatever_it_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install 'edgebench[tflite]'")
+
+    facts = json.loads(_inspect(capsys, str(dense(tmp_path / "model.bin")), "--json", "-"))
+
+    # A dense layer of 4 to 3.
+    assert (facts["kind"], facts["costs"]["macs"]) == ("tflite", 12)
