@@ -107,9 +107,7 @@ def describe(path: Path) -> TfliteDescription:
         return _describe(schema.Model.GetRootAs(path.read_bytes(), 0))
     # What a damaged offset leads to.
     except Exception as error:
-        raise SourceError(
-            f"{path} is a damaged TFLite model: {type(error).__name__}", hint="copy or convert it again"
-        ) from error
+        raise SourceError(f"{path} is a TFLite model, damaged or cut short", hint="copy or convert it again") from error
 
 
 def _describe(model: Any) -> TfliteDescription:
