@@ -1,0 +1,208 @@
+"""Which nodes compute in int8, and which tensors therefore get a scale.
+
+Products (convolutions and matrix products) are what int8 is for. A light node (an addition, a pool) is worth it only
+between others that are int8: alone it costs a pair of conversions. What moves values without changing them passes them
+on at the scale that they have. An activation that cuts off what the range of its result cuts off too needs no node.
+
+A node that is kept in float reads values that were never quantized, so what computes these gives up int8 as well:
+leaving out a node alone leaves the noise of its inputs in place, which is most often what it suffers from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgebench.quantize.graph import Graph, attribute
+
+__all__ = ["MATRIX_PRODUCTS", "Placement", "find_places", "key_of"]
+
+MATRIX_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+# Those with an int8 kernel in onnxruntime 1.31's CPU provider.
+_LIGHT = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"})
+_MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Slice", "Split",
+                    "DepthToSpace", "SpaceToDepth", "Identity"})  # fmt: skip
+_CUTS = frozenset({"Relu", "Clip"})
+# These end in float by themselves where nothing after them is int8.
+_FLOAT_RESULTS = frozenset({"Gemm", "MatMul"})
+_TRANSFORMER = frozenset({"LayerNormalization", "Softmax"})
+
+
+def key_of(node: Any) -> str:
+    """What identifies a node: its first result. Names may be missing, or given twice."""
+    return str(node.output[0])
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`int8`: the nodes (by `key_of`) that compute in int8; `absorbed`: activations that need no node, with the tensor
+    that their result takes the place of. `quantized`: the tensors that get a scale of their own, in the graph's order.
+    `shared`: tensors that have the scale of another one. `transformer`: the light nodes are float, because it has
+    attention."""
+
+    int8: frozenset[str]
+    absorbed: dict[str, str]
+    quantized: tuple[str, ...]
+    shared: dict[str, str]
+    transformer: bool
+
+    def scale_of(self, tensor: str) -> str | None:
+        """The tensor whose scale `tensor` has; None for one that stays float."""
+        seen = tensor
+        while seen in self.shared:
+            seen = self.shared[seen]
+        return seen if seen in self._own else None
+
+    @property
+    def _own(self) -> frozenset[str]:
+        return frozenset(self.quantized)
+
+
+def find_places(graph: Graph, *, kept: frozenset[str] = frozenset(), symmetric: bool = False) -> Placement:
+    """The placement where the nodes `kept` (by `key_of`, or all of an operator by its kind, or by name) are float.
+
+    symmetric: activations have no zero point, so that a range cannot cut off what a Relu cuts off.
+    """
+    return _Finder(graph, kept, symmetric).placement()
+
+
+class _Finder:
+    def __init__(self, graph: Graph, kept: frozenset[str], symmetric: bool) -> None:
+        self._graph = graph
+        self._symmetric = symmetric
+        kinds = {node.op_type for node in graph.nodes}
+        self._transformer = kinds >= _TRANSFORMER
+        light = frozenset() if self._transformer else _LIGHT
+        self._int8 = {
+            key_of(node): node
+            for node in graph.nodes
+            if (node.op_type in MATRIX_PRODUCTS and _is_product(graph, node))
+            or (node.op_type in light and _is_light(graph, node))
+        }
+        for node in graph.nodes:
+            if kept & {key_of(node), node.name, node.op_type}:
+                self._keep(node)
+
+    def placement(self) -> Placement:
+        graph = self._graph
+        while lonely := [key for key, node in self._int8.items() if self._is_lonely(node)]:
+            for key in lonely:
+                del self._int8[key]
+        moves = [node for node in graph.nodes if node.op_type in _MOVES and self._moves_int8(node)]
+        absorbed = {key_of(node): node.input[0] for node in graph.nodes if self._is_absorbed(node)}
+        computing = {*self._int8, *(key_of(node) for node in moves)}
+        shared = {name: node.input[0] for node in moves for name in node.output}
+        scaled: dict[str, None] = {}
+        for node in graph.nodes:
+            if key_of(node) not in computing:
+                continue
+            for name in graph.activations_of(node):
+                scaled.setdefault(name)
+            if node.op_type in MATRIX_PRODUCTS | _LIGHT:
+                for name in self._scaled_results(node, absorbed, computing):
+                    scaled.setdefault(name)
+        for node in graph.nodes:
+            if node.op_type == "Concat" and key_of(node) in self._int8:
+                # It would bring them to its own scale anyway, one by one.
+                for name in node.input:
+                    alone = len(graph.consumers[name]) == 1 and name not in graph.outputs
+                    if alone and name in scaled and name not in shared:
+                        shared[name] = key_of(node)
+        own = tuple(name for name in scaled if name not in shared)
+        return Placement(frozenset(computing), absorbed, own, shared, self._transformer)
+
+    def _keep(self, node: Any) -> None:
+        self._int8.pop(key_of(node), None)
+        for name in self._graph.activations_of(node):
+            for source in self._sources(name):
+                self._int8.pop(key_of(source), None)
+
+    def _sources(self, tensor: str) -> Iterator[Any]:
+        """What computes the values of `tensor`: the node before those that only move them or cut them off."""
+        node = self._graph.producers.get(tensor)
+        while node is not None and node.op_type in _MOVES | _CUTS:
+            node = self._graph.producers.get(node.input[0])
+        if node is not None:
+            yield node
+
+    def _readers(self, tensor: str) -> Iterator[Any]:
+        """What computes with the values of `tensor`."""
+        for node in self._graph.consumers.get(tensor, ()):
+            if node.op_type in _MOVES | _CUTS:
+                for name in node.output:
+                    yield from self._readers(name)
+            else:
+                yield node
+
+    def _is_int8(self, node: Any) -> bool:
+        return key_of(node) in self._int8
+
+    def _is_lonely(self, node: Any) -> bool:
+        if node.op_type in MATRIX_PRODUCTS:
+            return False
+        before = [
+            any(map(self._is_int8, self._sources(name))) for name in dict.fromkeys(self._graph.activations_of(node))
+        ]
+        after = any(self._is_int8(reader) for name in node.output for reader in self._readers(name))
+        return not (all(before) or (any(before) and after))
+
+    def _moves_int8(self, node: Any) -> bool:
+        # Constants are moved at no time, and indices are no values.
+        return node.input[0] in self._graph.shapes and any(map(self._is_int8, self._sources(node.input[0])))
+
+    def _is_absorbed(self, node: Any) -> bool:
+        graph = self._graph
+        if node.op_type not in _CUTS or self._symmetric or not _cuts_around_zero(graph, node):
+            return False
+        source = graph.producers.get(node.input[0])
+        alone = len(graph.consumers[node.input[0]]) == 1 and node.input[0] not in graph.outputs
+        if source is None or not alone or not self._is_int8(source):
+            return False
+        # A product that may end in float does so, and then nothing cuts off for it.
+        return source.op_type not in _FLOAT_RESULTS or any(map(self._is_int8, self._readers(node.output[0])))
+
+    def _scaled_results(self, node: Any, absorbed: dict[str, str], computing: set[str]) -> list[str]:
+        graph = self._graph
+        result = key_of(node)
+        readers = graph.consumers.get(result, [])
+        if len(readers) == 1 and key_of(readers[0]) in absorbed:
+            result = key_of(readers[0])
+            readers = graph.consumers.get(result, [])
+        if node.op_type in _FLOAT_RESULTS and not any(key_of(reader) in computing for reader in readers):
+            return []
+        return [result]
+
+
+def _is_product(graph: Graph, node: Any) -> bool:
+    data, weights, *bias = node.input
+    if data not in graph.shapes or (bias and bias[0] and not graph.is_float(bias[0])):
+        return False
+    if node.op_type == "MatMul":
+        return graph.is_float(weights) or weights in graph.shapes
+    if node.op_type == "Gemm" and (
+        attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1 or attribute(node, "transA", 0)
+    ):
+        return False
+    return graph.is_float(weights)
+
+
+def _is_light(graph: Graph, node: Any) -> bool:
+    floats = [name in graph.shapes or graph.is_float(name) for name in node.input]
+    return all(floats) and any(name in graph.shapes for name in node.input)
+
+
+def _cuts_around_zero(graph: Graph, node: Any) -> bool:
+    """Whether the range of its results, with zero in it, cuts off all that it cuts off."""
+    if node.op_type == "Relu":
+        return True
+    bounds = [*node.input[1:], "", ""][:2]
+    if any(name and not graph.is_weight(name) for name in bounds):
+        return False
+    low, high = (
+        float(np.asarray(graph.weight(name)).reshape(())) if name else fallback
+        for name, fallback in zip(bounds, (-np.inf, np.inf), strict=True)
+    )
+    return low <= 0 <= high
