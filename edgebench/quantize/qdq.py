@@ -43,14 +43,15 @@ def quantized_model(
     placement: Placement,
     ranges: Mapping[str, tuple[np.float32, np.float32]],
     scheme: Scheme,
-    corrections: Mapping[str, NDArray[np.float32]] | None = None,
+    means: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Any:
     """The `ModelProto` that computes what `graph` does, in int8 where `placement` says so.
 
     ranges: least and greatest value of each of `placement.quantized`.
-    corrections: by `key_of` a product, what is added to its bias `[N]`.
+    means: the mean `[C]` of each channel of what products read. Where it is known, what the rounding of the weights adds
+        to a result on average is taken off its bias (Nagel et al., 2019, section 4.2).
     """
-    return _Writer(graph, placement, ranges, scheme, corrections or {}).model()
+    return _Writer(graph, placement, ranges, scheme, means or {}).model()
 
 
 def weight_axis(node: Any, rank: int) -> int | None:
@@ -68,7 +69,7 @@ class _Writer:
     placement: Placement
     ranges: Mapping[str, tuple[np.float32, np.float32]]
     scheme: Scheme
-    corrections: Mapping[str, NDArray[np.float32]]
+    means: Mapping[str, NDArray[np.float32]]
     nodes: list[Any] = field(default_factory=list)
     initializers: dict[str, Any] = field(default_factory=dict)
     scales: dict[tuple[str, str], Scale] = field(default_factory=dict)
@@ -200,7 +201,7 @@ class _Writer:
         values = np.asarray(self.graph.weight(weights))
         axis = weight_axis(node, values.ndim)
         count = values.shape[axis] if axis is not None else 1
-        added = self._bias(node, bias[0] if bias else "", count if axis is not None else None)
+        added = None if node.op_type == "MatMul" else self._bias(bias[0] if bias else "", count)
         data_scale = self._scale(data, dtype).scale
         per_channel = self.scheme.per_channel and axis is not None
         least = None
@@ -222,6 +223,10 @@ class _Writer:
         ]
         self._add("DequantizeLinear", constants, f"{stem}/dequantized", axis=axis if per_channel else None)
         copy.input[1] = f"{stem}/dequantized"
+        shaped = scales if not per_channel else _along(scales, axis, values.ndim)
+        correction = self._correction(node, (integers.astype(np.float32) - zero_point) * shaped - values)
+        if correction is not None:
+            added = correction if added is None else added + correction
         if added is None:
             return
         stem = f"{key_of(node)}/bias"
@@ -235,16 +240,25 @@ class _Writer:
         del copy.input[2:]
         copy.input.append(f"{stem}/dequantized")
 
-    def _bias(self, node: Any, name: str, count: int | None) -> NDArray[np.float32] | None:
-        """`[N]`, corrected; None where there is none and none is needed. A matrix product has no input for one."""
-        correction = self.corrections.get(key_of(node))
-        if node.op_type == "MatMul" or count is None:
-            return None
+    def _bias(self, name: str, count: int) -> NDArray[np.float32] | None:
+        """`[N]`; None where there is none."""
         if not name:
-            return None if correction is None else correction.astype(np.float32)
+            return None
         # Gemm's may be [1, N], or a single number.
-        values = np.broadcast_to(np.asarray(self.graph.weight(name)).reshape(-1), (count,)).astype(np.float32)
-        return values if correction is None else values + correction
+        return np.broadcast_to(np.asarray(self.graph.weight(name)).reshape(-1), (count,)).astype(np.float32)
+
+    def _correction(self, node: Any, error: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """`[N]`: what `error` in the weights takes off the results on average. The zeros around an image are not
+        counted."""
+        means = self.means.get(node.input[0])
+        if means is None or node.op_type == "MatMul":
+            return None
+        if node.op_type == "Gemm":
+            return -(error @ means if attribute(node, "transB", 0) else means @ error)
+        groups = int(attribute(node, "group", 1))
+        own = np.arange(len(error)) * groups // len(error)
+        read = means.reshape(groups, -1)[own]
+        return -(error.reshape(len(error), error.shape[1], -1).sum(axis=2) * read).sum(axis=1)
 
     def _initializer(self, name: str, values: NDArray[Any]) -> str:
         from onnx import numpy_helper
@@ -258,6 +272,10 @@ class _Writer:
 
         attributes = {} if axis is None else {"axis": axis}
         self.nodes.append(helper.make_node(kind, inputs, [result], name=f"{result}/{kind}", domain=domain, **attributes))
+
+
+def _along(values: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[np.float32]:
+    return values.reshape([-1 if index == axis else 1 for index in range(rank)])
 
 
 def _copy(node: Any) -> Any:
