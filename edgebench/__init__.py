@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from edgebench.measure.compare import compare
     from edgebench.pipeline import Exported, export
     from edgebench.run_file import load_run
+    from edgebench.trade_off import Budget
     from edgebench.types import BenchSettings
 
-__all__ = ["BenchSettings", "Exported", "__version__", "bench", "compare", "export", "load_run"]
+__all__ = ["BenchSettings", "Budget", "Exported", "__version__", "bench", "compare", "export", "load_run"]
 
 _HOME = {
     "BenchSettings": "edgebench.types",
+    "Budget": "edgebench.trade_off",
     "Exported": "edgebench.pipeline",
     "bench": "edgebench.measure.bench",
     "compare": "edgebench.measure.compare",

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from edgebench.agent.codec import encode
 from edgebench.bundle import BUNDLE_FILE, SCHEMA, check_directory, load_bundle, save_bundle, save_inputs
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import EdgebenchError, EnvironmentFailure, UsageError
 from edgebench.exporters.chain import ChainRequest, plan_steps, run_chain
 from edgebench.exporters.steps import tool_versions
+from edgebench.held_out import HeldOut, check_budget
+from edgebench.int8_target import find_target
 from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.progress import Progress, Silent
+from edgebench.quantize.settings import METHODS, for_target
 from edgebench.source.sniff import Identity, identify
 from edgebench.source_facts import SourceLoader, find_facts
+from edgebench.trade_off import Budget
 from edgebench.types import Artifact, Bundle, Calibration, Tolerance
 
-__all__ = ["CALIBRATION_METHODS", "Exported", "export"]
+__all__ = ["Exported", "export"]
 
-CALIBRATION_METHODS = ("minmax",)
 _KEPT_INPUTS = 4
 
 
@@ -42,7 +45,7 @@ def export(
     formats: Sequence[str] | None = None,
     calib: str | None = None,
     samples: int | None = None,
-    method: str = "minmax",
+    method: str = "auto",
     preprocess: str | None = None,
     input_shape: Sequence[int] | None = None,
     arch: str | None = None,
@@ -51,6 +54,11 @@ def export(
     rtol: float = Tolerance.rtol,
     seed: int = 0,
     trust: bool = False,
+    target: str | None = None,
+    int8: Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
+    data: str | None = None,
+    data_samples: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Export `model` to a bundle at `out` (default: `<its name>.eb` here): every format, each proved against its
@@ -64,6 +72,12 @@ def export(
         input_shape: `[N, C, H, W]`; default: the architecture's own, else what the calibration images come out as.
         atol, rtol: a float step may differ by `atol + rtol * (its parent's largest absolute output)`.
         trust: admit a pickle or `.pt2` that runs code when it is read.
+        method: how ranges follow from the calibration images, of `quantize.settings.METHODS`.
+        target: what int8 is for: `x86-vnni`, `x86-avx2`, `arm`, or a device's name; default: this machine.
+        int8: other settings of `quantize.settings.Settings` than the target's.
+        budget: what int8 may lose; products are kept out of it until it loses no more.
+        data: the labelled images on which that is judged, `data_samples` of them (default 1000); default: what the
+            calibration set's data has beside the calibration images.
 
     Raises:
         UsageError: a model, data set, shape or directory that cannot be used; nothing was written.
@@ -74,14 +88,28 @@ def export(
         raise UsageError("a network in memory cannot be named in a bundle", hint="pass a file, or PATH.py:FACTORY")
     if samples is not None and samples < 1:
         raise UsageError(f"{samples} calibration images are none", hint="ask for 1 or more")
-    if method not in CALIBRATION_METHODS:
-        raise UsageError(f"unknown calibration method `{method}`", hint=f"there are: {', '.join(CALIBRATION_METHODS)}")
+    if method not in METHODS:
+        raise UsageError(f"unknown calibration method `{method}`", hint=f"there are: {', '.join(METHODS)}")
+    if budget is not None:
+        check_budget(budget)
+    elif data is not None or data_samples is not None:
+        raise UsageError("--data is what a budget is judged on", hint="add --max-drop POINTS or --min-sqnr DB")
     identity = identify(str(model))
     source_format: Literal["source", "onnx-source"] = "onnx-source" if identity.kind == "onnx" else "source"
     plan_steps(formats, source_format)
     directory = Path(out) if out is not None else Path(f"{identity.stem}.eb")
     check_directory(directory, source=_whereabouts(identity))
     images = None if calib is None else CalibrationImages.open(calib, samples, seed)
+    if budget is not None and images is None:
+        raise UsageError("a budget is kept by int8, which needs images", hint="add --calib, e.g. imagefolder:photos/")
+    settings = for_target(find_target(target, watch), {"method": method, **(int8 or {})})
+    held_out = None
+    if budget is not None and images is not None:
+        held_out = HeldOut.open(data, data_samples, images, labelled=budget.max_drop is not None)
+        if held_out.shared:
+            watch.warn(
+                f"{held_out.shared} of the images in {held_out.dataset.spec} calibrate too: the loss looks small"
+            )
     cache = ArtifactCache()
     loader = SourceLoader(identity, arch, trust)
     source = find_facts(loader, cache, images, preprocess, input_shape, watch)
@@ -123,11 +151,13 @@ def export(
         settings={
             "opset": opset,
             "method": method,
-            "machine": platform.machine(),
+            "int8": encode(settings),
+            "budget": None if held_out is None else {"budget": encode(budget), **held_out.options},
             "external_weights": identity.kind == "onnx" and bool(source.dependencies),
         },
         formats=None if formats is None else tuple(formats),
         tolerance=Tolerance(atol, rtol),
+        score=None if held_out is None else held_out.scorer(source.inputs[0], source.preprocess),
     )
     return _write(bundle, request, directory, cache, feeds, watch)
 

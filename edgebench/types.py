@@ -12,6 +12,7 @@ from typing import Any, Literal
 from edgebench.agent.roofline import Roofline
 from edgebench.agent.state import State
 from edgebench.agent.wire import InstructionCount, Interpolation, Measurement, Preprocess, TensorSpec, Window
+from edgebench.trade_off import TradeOff
 
 __all__ = [
     "HIGHEST_PERCENTILE",
@@ -186,7 +187,7 @@ class Artifact:
     `file` is relative to the bundle; `parent` names the artifact it was made from, None for the source itself.
     `seconds` and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are
     sentences for people: which exporter, what a simplifier gained. `costs` are of an inference of the bundle's inputs;
-    None where nothing could be counted, and in bundles older than that.
+    None where nothing could be counted, and in bundles older than that. `trade_off`: what was tried for a budget.
     """
 
     name: str
@@ -207,6 +208,7 @@ class Artifact:
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
     costs: Costs | None = None
+    trade_off: TradeOff | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgebench.cli.int8_options import add_options, read_options
 from edgebench.cli.options import comma_separated, positive_int, shape, tolerance
+from edgebench.quantize.settings import METHODS
 from edgebench.types import Tolerance
 
 __all__ = ["add_parser", "run"]
@@ -38,7 +40,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--calib", metavar="DATA", help="images for int8 and parity, e.g. imagefolder:photos/ (default: none, no int8)"
     )
     parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: 128)")
-    parser.add_argument("--method", choices=("minmax",), default="minmax", help="calibration (default: minmax)")
+    parser.add_argument(
+        "--method", choices=METHODS, default="auto", help="ranges from the calibration images: minmax, moving-average, "
+        "percentile, entropy, mse (default: auto, the one whose outputs are the most faithful)",
+    )  # fmt: skip
     parser.add_argument(
         "--preprocess", metavar="NAME_OR_TOML", help="imagenet, cifar10, mnist, fashion-mnist, digits, none or a TOML "
         "file (default: what the architecture or the data is known to use)",
@@ -61,6 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--trust", action="store_true", help="read a pickle or .pt2 that runs code when read (default: refuse it)"
     )
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -85,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
             atol=args.atol,
             rtol=args.rtol,
             trust=args.trust,
+            **read_options(args),
             progress=progress,
         )
     data_console().print(render(result.bundle, result.path, result.reused))

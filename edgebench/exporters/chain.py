@@ -45,6 +45,7 @@ from edgebench.exporters.parity import Outputs, compare, judge, open_runner, rem
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
 from edgebench.progress import Progress
+from edgebench.trade_off import Score
 from edgebench.types import Artifact, Costs, TensorSpec, Tolerance
 
 __all__ = ["FORMATS", "INT8_PARITY_FEEDS", "ChainRequest", "plan_steps", "run_chain"]
@@ -69,7 +70,7 @@ FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Raised when a step or its parity would come out otherwise for the same key.
-_CHAIN_VERSION = 2
+_CHAIN_VERSION = 3
 # Float steps differ by rounding alone, which a few images show; agreement of classes is a share and wants more of them.
 _FLOAT_PARITY_FEEDS = 8
 INT8_PARITY_FEEDS = 48
@@ -82,7 +83,7 @@ class ChainRequest:
     `source_key` identifies the source for the cache; `load_module` gives its module when a step or a parity first needs
     it (never for an ONNX source, which is at `source_path`). `parity_feeds` gives up to INT8_PARITY_FEEDS inputs, real
     ones (`inputs_kind` "calibration", of `images` different images) where there are any; `calibration` the calibration
-    inputs, or None.
+    inputs, or None. `score` is that of `StepInput`.
     """
 
     name: str
@@ -100,6 +101,7 @@ class ChainRequest:
     settings: Mapping[str, Any]
     formats: tuple[str, ...] | None
     tolerance: Tolerance
+    score: Callable[[Path, Path], Score] | None = None
 
 
 def run_chain(
@@ -255,7 +257,7 @@ class _Chain:
             if parent.format == "source":
                 parent = replace(parent, module=request.load_module())
             feeds = request.parity_feeds()
-            given = StepInput(request.inputs, feeds[0], request.calibration, wanted.options)
+            given = StepInput(request.inputs, feeds[0], request.calibration, wanted.options, request.score)
             # A network's own prints must not end up in our data.
             with redirect_stdout(sys.stderr):
                 probe = memory.start()
@@ -273,9 +275,13 @@ class _Chain:
                     seconds=round(seconds, 3),
                     peak_rss_bytes=result.peak_rss_bytes or (None if used is None else used.peak_bytes),
                     notes=result.notes,
+                    trade_off=result.trade_off,
                 )
                 artifact = replace(artifact, costs=self._costs_of(parent, feeds[0], target))
-                return self._with_parity(artifact, step, parent, target)
+                artifact = self._with_parity(artifact, step, parent, target)
+                if result.reason is not None:
+                    return replace(artifact, status="failed", reason=result.reason)
+                return artifact
         except StepError as error:
             return _failed(wanted, target, str(error))
         except EdgebenchError:

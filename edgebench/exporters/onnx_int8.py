@@ -1,12 +1,17 @@
-"""Static int8 ONNX in QDQ form, calibrated on real images."""
+"""Static int8 ONNX, calibrated on real images, within a budget of accuracy where there is one."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from edgebench.agent.codec import decode
 from edgebench.exporters.onnx import written_opset
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
-from edgebench.quantize.settings import for_machine
+from edgebench.trade_off import Budget, TradeOff
 
 __all__ = ["STEP"]
 
@@ -14,11 +19,54 @@ __all__ = ["STEP"]
 def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     import onnx
 
-    from edgebench.quantize.static import quantize
+    from edgebench.quantize.control import keep_within
+    from edgebench.quantize.settings import Settings
+    from edgebench.quantize.static import Quantizer
 
     assert parent.path is not None and given.calibration is not None
-    notes = quantize(parent.path, out, given.calibration, given.options)
-    return StepResult(notes=notes, opset=written_opset(onnx.load(out, load_external_data=False)))
+    settings = decode(Settings, given.options["int8"], "int8")
+    with tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch:
+        quantizer = Quantizer(parent.path, Path(scratch), given.calibration, settings)
+        quantizer.calibrate()
+        trade_off = None
+        if given.score is None:
+            quantizer.write(out)
+        else:
+            wanted = given.options["budget"]
+            score = partial(given.score, parent.path)
+            budget = decode(Budget, wanted["budget"], "budget")
+            trade_off = keep_within(quantizer, budget, score, given.calibration, out, data=wanted["data"])
+    notes = [*quantizer.description, *quantizer.notes, *(_told(trade_off) if trade_off is not None else [])]
+    return StepResult(
+        notes=tuple(notes),
+        opset=written_opset(onnx.load(out, load_external_data=False)),
+        trade_off=trade_off,
+        reason=_unmet(trade_off),
+    )
+
+
+def _told(trade_off: TradeOff) -> list[str]:
+    trial = trade_off.trials[trade_off.chosen]
+    what = "float" if trade_off.budget.keep == "float" else "16-bit activations"
+    kept = f"{trial.products - trial.int8_products} of {trial.products} products in {what}"
+    lines = [f"{kept}, after {len(trade_off.trials)} evaluations in {trade_off.seconds:.0f} s on {trade_off.data}"]
+    if trade_off.stopped is not None:
+        lines.append(f"the search was not finished: {trade_off.stopped}")
+    return lines
+
+
+def _unmet(trade_off: TradeOff | None) -> str | None:
+    if trade_off is None or trade_off.met:
+        return None
+    score = trade_off.trials[trade_off.chosen].score
+    best = f"{score.drop_points:+.2f} points" if score.drop_points is not None else f"{score.sqnr_db:.1f} dB"
+    if trade_off.stopped is not None:
+        return f"no int8 model within the budget was found, because {trade_off.stopped}; the best one loses {best}"
+    return f"the budget cannot be met with any product in int8; the best one that was tried has {best}"
+
+
+def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"int8": settings["int8"], **({"budget": settings["budget"]} if settings["budget"] is not None else {})}
 
 
 STEP = Step(
@@ -28,7 +76,7 @@ STEP = Step(
     parents=("onnx-sim", "onnx"),
     modules=("onnx", "onnxruntime"),
     tools=("onnx", "onnxruntime"),
-    options=lambda settings: {"method": settings["method"], **for_machine(settings["machine"])},
+    options=_options,
     run=_export,
     lossy=True,
     calibrated=True,

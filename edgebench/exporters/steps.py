@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgebench.errors import MissingExtra
+from edgebench.trade_off import Score, TradeOff
 from edgebench.types import TensorSpec
 
 __all__ = ["Feed", "Parent", "Step", "StepInput", "StepResult", "tool_versions"]
@@ -33,23 +34,28 @@ class StepInput:
     """What a step may use beside its parent.
 
     `example` is one feed of real inputs where there are any. `calibration` gives the calibration feeds, prepared anew
-    at each call so that memory does not grow with their number; it is None without a calibration set.
+    at each call so that memory does not grow with their number; it is None without a calibration set. `score` tells
+    what a file is worth beside its parent (the first one) on held-out images, where there is a budget of accuracy.
     """
 
     inputs: tuple[TensorSpec, ...]
     example: Feed
     calibration: Callable[[], Iterable[Feed]] | None
     options: Mapping[str, Any]
+    score: Callable[[Path, Path], Score] | None = None
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What a step reports beside its file: the opset it really wrote, sentences for people, and the peak memory of a
-    process that did it in place of this one."""
+    process that did it in place of this one. `reason`: why the file is not what was asked for; `trade_off`: what was
+    tried for a budget."""
 
     notes: tuple[str, ...] = ()
     opset: int | None = None
     peak_rss_bytes: int | None = None
+    reason: str | None = None
+    trade_off: TradeOff | None = None
 
 
 @dataclass(frozen=True)

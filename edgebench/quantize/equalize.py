@@ -1,13 +1,13 @@
-"""Cross-layer equalisation with the activations in view: channels of one tensor brought to like ranges, in float, without
-a change of what the network computes.
+"""Cross-layer equalisation with the activations in view: the channels of a tensor are brought to like ranges, in float,
+without a change of what the network computes.
 
 A tensor has one scale for all its channels, so a channel whose values are a hundredth of the largest's is left with two
 or three levels. Between a layer that computes it and those that read it a channel may be divided by any number above
 zero, if the weights after it are multiplied by it: Relu, pooling and additions let it through (Nagel et al.,
-"Data-Free Quantization Through Weight Equalization and Bias Correction", 2019). With scales per channel the weights that
-compute it do not care, and the question is how much of the spread the weights after it can take over: the exponent of
-Xiao et al., "SmoothQuant" (2023), chosen for each tensor by the noise that is to be expected. Every quantity that the
-choice is made from is relative, so that a network comes out the same however its channels were scaled before.
+"Data-Free Quantization Through Weight Equalization and Bias Correction", 2019). With scales per channel the weights
+that compute it do not care, and the question is how much of the spread the weights after it can take over: the exponent
+of Xiao et al., "SmoothQuant" (2023), chosen for each tensor by the noise that is to be expected. Every quantity that
+the choice is made from is relative, so that a network comes out the same however its channels were scaled before.
 
 Tensors that are added, pooled or rectified share their channels' divisors: they are a group. A Clip at 6 is not
 homogeneous; its channels may only be made larger, up to where what it cuts off was never reached.
@@ -32,8 +32,9 @@ __all__ = ["equalize", "groups_of"]
 Vector = NDArray[np.float64]
 
 # What computes [N, C, ...] from [N, C, ...], channel by channel, and lets a positive factor through.
-_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity",
-                          "Dropout"})  # fmt: skip
+_HOMOGENEOUS = frozenset(
+    {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout"}
+)
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze"})
 _EXPONENTS = (1.0, 0.75, 0.5, 0.25)
 # How far beyond what was seen a clipped channel may still go.
@@ -245,7 +246,7 @@ def _best_divisors(
 ) -> Vector | None:
     """`[C]`, those with the least noise; None where none are better than what is."""
     peaks = np.stack([channels.peak.astype(np.float64) for channels in scaled])
-    live = (peaks > 0).all(axis=0)
+    live: NDArray[np.bool_] = np.all(peaks > 0, axis=0)
     if live.sum() < 2:
         return None
     peak = np.ones(group.channels)
@@ -255,10 +256,12 @@ def _best_divisors(
     readers = [_Reader(*_read_weights(graph, node, group.channels), power) for node in group.consumers]
 
     def noise(divisors: Vector) -> float:
-        steps = np.array([
-            (np.max(channels.high / divisors, initial=0) - np.min(channels.low / divisors, initial=0)) / 255
-            for channels in scaled
-        ])
+        steps = np.array(
+            [
+                (np.max(channels.high / divisors, initial=0) - np.min(channels.low / divisors, initial=0)) / 255
+                for channels in scaled
+            ]
+        )
         return sum(reader.noise(divisors, steps) for reader in readers)
 
     unchanged = np.ones(group.channels)
@@ -315,7 +318,7 @@ def _apply(graph: Graph, group: Group, divisors: Vector) -> None:
         graph.set_weight(node.input[1], (weights / _along(divisors, axis, weights.ndim)).astype(np.float32))
         if len(node.input) > 2 and node.input[2]:
             bias = np.array(graph.weight(node.input[2]))
-            graph.set_weight(node.input[2], (bias / divisors.reshape((1,) * (bias.ndim - 1) + (-1,))).astype(np.float32))
+            graph.set_weight(node.input[2], (bias / _along(divisors, bias.ndim - 1, bias.ndim)).astype(np.float32))
     for node in group.consumers:
         weights = np.array(graph.weight(node.input[1]))
         if node.op_type == "Gemm":

@@ -97,7 +97,7 @@ class Graph:
         tensor = self._initializers[name]
         external = {entry.key: entry.value for entry in tensor.external_data}
         if not external:
-            return numpy_helper.to_array(tensor)
+            return np.asarray(numpy_helper.to_array(tensor))
         return np.memmap(
             self.path.parent / external["location"],
             dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type),

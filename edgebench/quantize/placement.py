@@ -18,7 +18,7 @@ import numpy as np
 
 from edgebench.quantize.graph import Graph, attribute
 
-__all__ = ["MATRIX_PRODUCTS", "Placement", "find_places", "key_of"]
+__all__ = ["MATRIX_PRODUCTS", "Placement", "find_places", "key_of", "with_light_sources"]
 
 MATRIX_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 # Those with an int8 kernel in onnxruntime 1.31's CPU provider.
@@ -69,6 +69,19 @@ def find_places(graph: Graph, *, kept: frozenset[str] = frozenset(), symmetric: 
     return _Finder(graph, kept, symmetric).placement()
 
 
+def with_light_sources(graph: Graph, keys: frozenset[str]) -> frozenset[str]:
+    """The nodes `keys`, and the light nodes that what they read comes from: a sum of 8 bits stays one in 16."""
+    found = set(keys)
+    waiting = [node for node in graph.nodes if key_of(node) in keys]
+    while waiting:
+        for name in graph.activations_of(waiting.pop()):
+            source = _source(graph, name)
+            if source is not None and source.op_type in _LIGHT and key_of(source) not in found:
+                found.add(key_of(source))
+                waiting.append(source)
+    return frozenset(found)
+
+
 class _Finder:
     def __init__(self, graph: Graph, kept: frozenset[str], symmetric: bool) -> None:
         self._graph = graph
@@ -117,16 +130,8 @@ class _Finder:
     def _keep(self, node: Any) -> None:
         self._int8.pop(key_of(node), None)
         for name in self._graph.activations_of(node):
-            for source in self._sources(name):
+            if (source := _source(self._graph, name)) is not None:
                 self._int8.pop(key_of(source), None)
-
-    def _sources(self, tensor: str) -> Iterator[Any]:
-        """What computes the values of `tensor`: the node before those that only move them or cut them off."""
-        node = self._graph.producers.get(tensor)
-        while node is not None and node.op_type in _MOVES | _CUTS:
-            node = self._graph.producers.get(node.input[0])
-        if node is not None:
-            yield node
 
     def _readers(self, tensor: str) -> Iterator[Any]:
         """What computes with the values of `tensor`."""
@@ -137,21 +142,22 @@ class _Finder:
             else:
                 yield node
 
-    def _is_int8(self, node: Any) -> bool:
-        return key_of(node) in self._int8
+    def _is_int8(self, node: Any | None) -> bool:
+        return node is not None and key_of(node) in self._int8
+
+    def _comes_from_int8(self, tensor: str) -> bool:
+        return self._is_int8(_source(self._graph, tensor))
 
     def _is_lonely(self, node: Any) -> bool:
         if node.op_type in MATRIX_PRODUCTS:
             return False
-        before = [
-            any(map(self._is_int8, self._sources(name))) for name in dict.fromkeys(self._graph.activations_of(node))
-        ]
+        before = [self._comes_from_int8(name) for name in self._graph.activations_of(node)]
         after = any(self._is_int8(reader) for name in node.output for reader in self._readers(name))
         return not (all(before) or (any(before) and after))
 
     def _moves_int8(self, node: Any) -> bool:
         # Constants are moved at no time, and indices are no values.
-        return node.input[0] in self._graph.shapes and any(map(self._is_int8, self._sources(node.input[0])))
+        return node.input[0] in self._graph.shapes and self._comes_from_int8(node.input[0])
 
     def _is_absorbed(self, node: Any) -> bool:
         graph = self._graph
@@ -174,6 +180,14 @@ class _Finder:
         if node.op_type in _FLOAT_RESULTS and not any(key_of(reader) in computing for reader in readers):
             return []
         return [result]
+
+
+def _source(graph: Graph, tensor: str) -> Any | None:
+    """What computes the values of `tensor`: the node before those that only move them or cut them off."""
+    node = graph.producers.get(tensor)
+    while node is not None and node.op_type in _MOVES | _CUTS:
+        node = graph.producers.get(node.input[0])
+    return node
 
 
 def _is_product(graph: Graph, node: Any) -> bool:

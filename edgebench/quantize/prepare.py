@@ -1,4 +1,4 @@
-"""A float ONNX file made ready for quantization: new enough, folded, shapes inferred, weights in a file of their own."""
+"""A float ONNX file made ready for quantization: folded, shapes inferred, weights in a file of their own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _WEIGHTS_FILE = "prepared.weights"
 
 
 def prepared(source: Path, directory: Path) -> Graph:
-    """The model at `source`, optimised as far as it stays portable (onnxruntime's basic level: batch norms and constants
-    folded), in `directory`.
+    """The model at `source` in `directory`, optimised as far as it stays portable: onnxruntime's basic level, which
+    folds batch norms and constants.
 
     Raises:
         StepError: it cannot be quantized.

@@ -48,8 +48,8 @@ def quantized_model(
     """The `ModelProto` that computes what `graph` does, in int8 where `placement` says so.
 
     ranges: least and greatest value of each of `placement.quantized`.
-    means: the mean `[C]` of each channel of what products read. Where it is known, what the rounding of the weights adds
-        to a result on average is taken off its bias (Nagel et al., 2019, section 4.2).
+    means: the mean `[C]` of each channel of what products read. Where it is known, what the rounding of the weights
+        adds to a result on average is taken off its bias (Nagel et al., 2019, section 4.2).
     """
     return _Writer(graph, placement, ranges, scheme, means or {}).model()
 
@@ -95,7 +95,8 @@ class _Writer:
         read = {name for node in self.nodes for name in node.input}
         for tensor in self.graph.proto.initializer:
             if tensor.name in read:
-                model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(self.graph.weight(tensor.name)), tensor.name))
+                values = np.array(self.graph.weight(tensor.name))
+                model.graph.initializer.append(onnx.numpy_helper.from_array(values, tensor.name))
         model.graph.initializer.extend(self.initializers.values())
         if any(node.domain == _CONTRIBUTED for node in self.nodes):
             model.opset_import.append(onnx.helper.make_opsetid(_CONTRIBUTED, 1))
@@ -258,7 +259,8 @@ class _Writer:
         groups = int(attribute(node, "group", 1))
         own = np.arange(len(error)) * groups // len(error)
         read = means.reshape(groups, -1)[own]
-        return -(error.reshape(len(error), error.shape[1], -1).sum(axis=2) * read).sum(axis=1)
+        missing = (error.reshape(len(error), error.shape[1], -1).sum(axis=2) * read).sum(axis=1)
+        return np.asarray(-missing, np.float32)
 
     def _initializer(self, name: str, values: NDArray[Any]) -> str:
         from onnx import numpy_helper
@@ -270,8 +272,10 @@ class _Writer:
     def _add(self, kind: str, inputs: list[str], result: str, domain: str = "", axis: int | None = None) -> None:
         from onnx import helper
 
-        attributes = {} if axis is None else {"axis": axis}
-        self.nodes.append(helper.make_node(kind, inputs, [result], name=f"{result}/{kind}", domain=domain, **attributes))
+        node = helper.make_node(kind, inputs, [result], name=f"{result}/{kind}", domain=domain)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(node)
 
 
 def _along(values: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[np.float32]:

@@ -41,8 +41,8 @@ def activation_scale(low: float, high: float, dtype: str, *, symmetric: bool) ->
     least, most = _LIMITS[dtype]
     if symmetric:
         middle = (least + most + 1) // 2
-        return Scale(_safe(max(-low, high) / (most - middle)), middle, dtype)
-    scale = _safe((high - low) / (most - least))
+        return Scale(_one(max(-low, high) / (most - middle)), middle, dtype)
+    scale = _one((high - low) / (most - least))
     return Scale(scale, int(np.clip(np.rint(least - low / scale), least, most)), dtype)
 
 
@@ -80,8 +80,10 @@ def least_weight_scale(bias: NDArray[np.float32], data_scale: np.float32) -> NDA
     return (np.abs(bias) / (float(data_scale) * _LARGEST_BIAS)).astype(np.float32)
 
 
-def _safe(scale: float | NDArray[np.float32]) -> np.float32 | NDArray[np.float32]:
+def _one(scale: float) -> np.float32:
+    return np.float32(_safe(np.array(scale, np.float32)))
+
+
+def _safe(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     # A tensor that is always zero has no scale; any will do.
-    values = np.asarray(scale, np.float32)
-    found = np.where(values < _LEAST_SCALE, np.float32(1), values)
-    return np.float32(found) if found.ndim == 0 else found
+    return np.where(scales < _LEAST_SCALE, np.float32(1), scales)

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from edgebench.agent.environment import switch_telemetry_off
 from edgebench.errors import StepError
 from edgebench.quantize.equalize import equalize
-from edgebench.quantize.graph import Graph
-from edgebench.quantize.placement import Placement, find_places
+from edgebench.quantize.placement import Placement, find_places, with_light_sources
 from edgebench.quantize.prepare import prepared
 from edgebench.quantize.qdq import Scheme, quantized_model
 from edgebench.quantize.ranges import ranges
@@ -30,7 +29,7 @@ from edgebench.quantize.settings import METHODS, Settings
 from edgebench.quantize.statistics import Statistics, collect
 from edgebench.quantize.survey import survey
 
-__all__ = ["Quantizer", "output_sqnr_db"]
+__all__ = ["Quantizer", "answers", "output_sqnr_db"]
 
 Feeds = Callable[[], Iterable[Mapping[str, Any]]]
 
@@ -57,8 +56,8 @@ class Quantizer:
 
     def __init__(self, source: Path, scratch: Path, feeds: Feeds, settings: Settings) -> None:
         switch_telemetry_off()
-        self._source = source
-        self._scratch = scratch
+        self.source = source
+        self.scratch = scratch
         self._feeds = feeds
         self.settings = settings
         self.notes: list[str] = []
@@ -83,6 +82,16 @@ class Quantizer:
             wide=frozenset(settings.wide),
         )
 
+    @property
+    def description(self) -> tuple[str, ...]:
+        """Sentences on what kind of int8 it is."""
+        settings = self.settings
+        granularity = "channel" if settings.per_channel else "tensor"
+        bits = "" if settings.weight_bits == 8 else f" of {settings.weight_bits} bits"
+        scheme = f"{settings.activations} activations, {settings.weights} weights{bits} per {granularity}"
+        scope = "convolutions and matrix products only (it has attention)"
+        return (f"{scheme}, {scope if self.placement.transformer else 'all operators'}",)
+
     def calibrate(self, known: Statistics | None = None) -> Statistics:
         """Stream the calibration inputs by, unless what they give is `known`; choose the method."""
         names = list(dict.fromkeys([*self.placement.quantized, *self.placement.shared]))
@@ -106,7 +115,7 @@ class Quantizer:
 
         assert self.statistics is not None, "calibrate first"
         places = placement or find_places(self.graph, kept=self._kept | kept)
-        scheme = replace(self.scheme, wide=self.scheme.wide | wide)
+        scheme = replace(self.scheme, wide=with_light_sources(self.graph, self.scheme.wide | wide))
         found = ranges(self.statistics, method or self._method, symmetric=scheme.symmetric)
         corrected = self.settings.correct_bias if correct_bias is None else correct_bias
         model = quantized_model(self.graph, places, found, scheme, self._means if corrected else None)
@@ -136,27 +145,25 @@ class Quantizer:
 
     def _choose(self) -> None:
         feeds = list(islice(self._feeds(), _COMPARED_FEEDS))
-        expected = _answers(self._source, feeds)
-        path = self._scratch / "candidate.onnx"
+        expected = answers(self.source, feeds)
+        path = self.scratch / "candidate.onnx"
         tried = []
         for method in METHODS[1:]:
             self.write(path, method=method)
-            tried.append(Choice(method, output_sqnr_db(expected, _answers(path, feeds))))
+            tried.append(Choice(method, output_sqnr_db(expected, answers(path, feeds))))
         best = max(tried, key=lambda choice: choice.sqnr_db)
         self._method = best.method
         told = ", ".join(f"{choice.method} {choice.sqnr_db:.1f}" for choice in tried)
         self.notes.append(f"ranges by {best.method}, the best over {len(feeds)} calibration images: {told} dB")
         if self.settings.correct_bias:
             self.write(path, correct_bias=False)
-            without = output_sqnr_db(expected, _answers(path, feeds))
+            without = output_sqnr_db(expected, answers(path, feeds))
             if without > best.sqnr_db:
                 self.settings = replace(self.settings, correct_bias=False)
                 self.notes.append(f"biases are not corrected: {without:.1f} dB without, {best.sqnr_db:.1f} dB with it")
 
 
-def output_sqnr_db(
-    expected: Sequence[Sequence[NDArray[Any]]], found: Sequence[Sequence[NDArray[Any]]]
-) -> float:
+def output_sqnr_db(expected: Sequence[Sequence[NDArray[Any]]], found: Sequence[Sequence[NDArray[Any]]]) -> float:
     """The least SQNR of the float outputs, over all inputs; infinite where they are equal.
 
     Each has one entry per input: its outputs, in order.
@@ -173,7 +180,7 @@ def output_sqnr_db(
     return min(ratios)
 
 
-def _answers(path: Path, feeds: Iterable[Mapping[str, Any]]) -> list[list[NDArray[Any]]]:
+def answers(path: Path, feeds: Iterable[Mapping[str, Any]]) -> list[list[NDArray[Any]]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -60,9 +60,7 @@ def survey(graph: Graph, tensors: Sequence[str], feeds: Iterable[Mapping[str, An
             name = f"edgebench.{kind}.{number}"
             # The axes became an input with operator set 18.
             if graph.opset >= 18:
-                model.graph.initializer.append(
-                    onnx.numpy_helper.from_array(np.array(axes, np.int64), f"{name}.axes")
-                )
+                model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(axes, np.int64), f"{name}.axes"))
                 node = helper.make_node(kind, [tensor, f"{name}.axes"], [name], keepdims=0)
             else:
                 node = helper.make_node(kind, [tensor], [name], keepdims=0, axes=axes)
