@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,13 +16,14 @@ from edgebench.exporters.chain import ChainRequest, plan_steps, run_chain
 from edgebench.exporters.steps import tool_versions
 from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.progress import Progress, Silent
+from edgebench.quantize.ranges import METHODS
 from edgebench.source.sniff import Identity, identify
 from edgebench.source_facts import SourceLoader, find_facts
 from edgebench.types import Artifact, Bundle, Calibration, Tolerance
 
 __all__ = ["CALIBRATION_METHODS", "Exported", "export"]
 
-CALIBRATION_METHODS = ("minmax",)
+CALIBRATION_METHODS = METHODS
 _KEPT_INPUTS = 4
 
 
@@ -43,6 +44,7 @@ def export(
     calib: str | None = None,
     samples: int | None = None,
     method: str = "minmax",
+    percentile: float = 99.99,
     preprocess: str | None = None,
     input_shape: Sequence[int] | None = None,
     arch: str | None = None,
@@ -60,6 +62,8 @@ def export(
         model: a file, `torchvision:NAME`, `PATH.py:FACTORY` or `package.module:FACTORY`.
         calib: the images for calibration and parity: `imagefolder:DIR`, ... or the name of a set in `calib/`.
         samples: how many of them (default 128).
+        method: how int8's ranges are chosen, of `CALIBRATION_METHODS`; `percentile`: of the values that the method of
+            that name keeps.
         preprocess: a built-in's name or a TOML; default: what the architecture or the data set is known to use.
         input_shape: `[N, C, H, W]`; default: the architecture's own, else what the calibration images come out as.
         atol, rtol: a float step may differ by `atol + rtol * (its parent's largest absolute output)`.
@@ -76,6 +80,8 @@ def export(
         raise UsageError(f"{samples} calibration images are none", hint="ask for 1 or more")
     if method not in CALIBRATION_METHODS:
         raise UsageError(f"unknown calibration method `{method}`", hint=f"there are: {', '.join(CALIBRATION_METHODS)}")
+    if not 0 < percentile <= 100:
+        raise UsageError(f"{percentile} is no percentile of values to keep", hint="a usual one is 99.99")
     identity = identify(str(model))
     source_format: Literal["source", "onnx-source"] = "onnx-source" if identity.kind == "onnx" else "source"
     plan_steps(formats, source_format)
@@ -119,10 +125,16 @@ def export(
         inputs_kind=feeds.kind,
         images=None if images is None else len(images.indices),
         calibration=None if images is None else feeds.calibration,
-        calibration_key=key_of(calibration=calibration, preprocess=source.preprocess, seed=seed),
+        # Without the method, which is an option of the steps that calibrate: other files stay as they are.
+        calibration_key=key_of(
+            calibration=None if calibration is None else (calibration.sha256, calibration.samples, calibration.seed),
+            preprocess=source.preprocess,
+            seed=seed,
+        ),
         settings={
             "opset": opset,
             "method": method,
+            "percentile": percentile,
             "machine": platform.machine(),
             "external_weights": identity.kind == "onnx" and bool(source.dependencies),
         },
@@ -138,6 +150,10 @@ def _whereabouts(identity: Identity) -> str:
         return identity.spec
     factory = f":{identity.spec.rpartition(':')[2]}" if identity.kind == "factory" else ""
     return f"{identity.path.resolve()}{factory}"
+
+
+def _files(artifacts: Iterable[Artifact]) -> set[str]:
+    return {file for artifact in artifacts for file in (artifact.file, artifact.statistics) if file is not None}
 
 
 def _write(
@@ -164,8 +180,8 @@ def _write(
         before = load_bundle(directory).artifacts
         run_chain(request, directory, cache, progress, keep)
         # A bundle holds what its last export made.
-        for file in {artifact.file for artifact in before} - {artifact.file for artifact in made} - {None}:
-            (directory / str(file)).unlink(missing_ok=True)
+        for file in _files(before) - _files(made):
+            (directory / file).unlink(missing_ok=True)
     except (OSError, EdgebenchError) as error:
         if new and not made:
             shutil.rmtree(directory, ignore_errors=True)

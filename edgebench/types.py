@@ -186,7 +186,8 @@ class Artifact:
     `file` is relative to the bundle; `parent` names the artifact it was made from, None for the source itself.
     `seconds` and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are
     sentences for people: which exporter, what a simplifier gained. `costs` are of an inference of the bundle's inputs;
-    None where nothing could be counted, and in bundles older than that.
+    None where nothing could be counted, and in bundles older than that. `statistics` names the bundle's
+    file with those of the parent's activations over the calibration inputs, by which int8's ranges were chosen.
     """
 
     name: str
@@ -207,6 +208,7 @@ class Artifact:
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
     costs: Costs | None = None
+    statistics: str | None = None
 
 
 @dataclass(frozen=True)

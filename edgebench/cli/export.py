@@ -38,7 +38,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--calib", metavar="DATA", help="images for int8 and parity, e.g. imagefolder:photos/ (default: none, no int8)"
     )
     parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: 128)")
-    parser.add_argument("--method", choices=("minmax",), default="minmax", help="calibration (default: minmax)")
+    parser.add_argument(
+        "--method",
+        choices=("minmax", "moving-average", "percentile", "entropy", "mse"),
+        default="minmax",
+        help="how int8's ranges are chosen of what the images give (default: minmax)",
+    )
+    parser.add_argument(
+        "--percentile", metavar="PERCENT", type=float, default=99.99, help="of the values that --method percentile "
+        "keeps (default: 99.99)",
+    )  # fmt: skip
     parser.add_argument(
         "--preprocess", metavar="NAME_OR_TOML", help="imagenet, cifar10, mnist, fashion-mnist, digits, none or a TOML "
         "file (default: what the architecture or the data is known to use)",
@@ -78,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             calib=args.calib,
             samples=args.samples,
             method=args.method,
+            percentile=args.percentile,
             preprocess=args.preprocess,
             input_shape=args.input_shape,
             arch=args.arch,

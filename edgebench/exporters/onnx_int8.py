@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgebench.exporters.onnx import written_opset
-from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
+from edgebench.exporters.steps import Parent, Step, StepInput, StepResult, method_options
 from edgebench.quantize.settings import for_machine
 
 __all__ = ["STEP"]
@@ -17,7 +17,7 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     from edgebench.quantize.static import quantize
 
     assert parent.path is not None and given.calibration is not None
-    notes = quantize(parent.path, out, given.calibration, given.options)
+    notes = quantize(parent.path, out, given.calibration, given.options, given.kept)
     return StepResult(notes=notes, opset=written_opset(onnx.load(out, load_external_data=False)))
 
 
@@ -28,7 +28,7 @@ STEP = Step(
     parents=("onnx-sim", "onnx"),
     modules=("onnx", "onnxruntime"),
     tools=("onnx", "onnxruntime"),
-    options=lambda settings: {"method": settings["method"], **for_machine(settings["machine"])},
+    options=lambda settings: {**method_options(settings), **for_machine(settings["machine"])},
     run=_export,
     lossy=True,
     calibrated=True,

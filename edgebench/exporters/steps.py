@@ -12,9 +12,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgebench.errors import MissingExtra
+from edgebench.quantize.statistics import Kept
 from edgebench.types import TensorSpec
 
-__all__ = ["Feed", "Parent", "Step", "StepInput", "StepResult", "tool_versions"]
+__all__ = ["Feed", "Parent", "Step", "StepInput", "StepResult", "method_options", "tool_versions"]
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -33,13 +34,15 @@ class StepInput:
     """What a step may use beside its parent.
 
     `example` is one feed of real inputs where there are any. `calibration` gives the calibration feeds, prepared anew
-    at each call so that memory does not grow with their number; it is None without a calibration set.
+    at each call so that memory does not grow with their number; it is None without a calibration set. `kept` is where
+    the statistics of the parent over them are, or go.
     """
 
     inputs: tuple[TensorSpec, ...]
     example: Feed
     calibration: Callable[[], Iterable[Feed]] | None
     options: Mapping[str, Any]
+    kept: Kept
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,12 @@ class Step:
             if importlib.util.find_spec(module) is None:
                 raise MissingExtra(module, self.extra)
         self.other_tools()
+
+
+def method_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a calibrated step chooses its ranges; the percentile only where it decides anything."""
+    method = settings["method"]
+    return {"method": method, "percentile": settings["percentile"] if method == "percentile" else 100.0}
 
 
 def tool_versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgebench.exporters import litert
-from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
+from edgebench.exporters.steps import Parent, Step, StepInput, StepResult, method_options
 
 __all__ = ["DYNAMIC", "FP16", "INT8", "INT8_IO"]
 
@@ -39,7 +39,8 @@ def _static(*, integer_io: bool) -> _Run:
         from edgebench.quantize import tflite
 
         assert parent.path is not None and given.calibration is not None
-        return StepResult(notes=tflite.quantize(parent.path, out, given.calibration, integer_io=integer_io))
+        notes = tflite.quantize(parent.path, out, given.calibration, given.options, given.kept, integer_io=integer_io)
+        return StepResult(notes=notes)
 
     return run
 
@@ -52,7 +53,7 @@ def _step(format: str, precision: str, run: _Run, *, calibrated: bool, usual: Ca
         parents=("tflite",),
         modules=("ai_edge_litert", "ai_edge_quantizer"),
         tools=("ai-edge-litert", "ai-edge-quantizer"),
-        options=lambda settings: {"method": settings["method"]} if calibrated else {},
+        options=lambda settings: method_options(settings) if calibrated else {},
         run=run,
         extra="tflite",
         lossy=True,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.agent.environment import switch_telemetry_off
-from edgebench.quantize.calibration import activations_of, minmax_ranges
+from edgebench.quantize.ranges import ranges
+from edgebench.quantize.statistics import Kept, collect
 
 __all__ = ["quantize"]
 
@@ -29,6 +30,7 @@ _OLDEST_IR_VERSION = 7
 # onnxruntime's severities; warning is its default.
 _ORT_WARNING, _ORT_ERROR = 2, 3
 _MATRIX_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
+_FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 def quantize(
@@ -36,30 +38,38 @@ def quantize(
     out: Path,
     calibration: Callable[[], Iterable[Mapping[str, Any]]],
     options: Mapping[str, Any],
+    kept: Kept,
 ) -> tuple[str, ...]:
     """Write the int8 model of `source` to `out`; sentences on what was done.
 
-    `options` are those of `settings.for_machine`. `calibration` gives the calibration inputs.
+    `options` are those of `settings.for_machine`, the method and its percentile. `calibration` gives the calibration
+    inputs, which are not asked for where `kept` has the statistics of the same model over the same ones.
     """
     switch_telemetry_off()
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    with _quiet():
-        model = _prepared(source)
+    with _quiet(), tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch:
+        prepared = _prepared(source, Path(scratch))
+        model = onnx.load(prepared, load_external_data=False)
         transformer = {node.op_type for node in model.graph.node} >= _TRANSFORMER_OPERATORS
         operators = _MATRIX_OPERATORS if transformer else frozenset(QLinearOpsRegistry) | frozenset(QDQRegistry)
-        ranges = minmax_ranges(model, activations_of(model, operators), calibration())
+        tensors = _activations(model, operators)
+        statistics, reused = kept.find_or_collect(
+            (prepared, prepared.with_suffix(".weights")), tensors, lambda: collect(prepared, tensors, calibration())
+        )
+        chosen = ranges(statistics, options["method"], symmetric=False, percentile=options["percentile"])
         quantizer = QDQQuantizer(
-            model,
+            onnx.load(prepared),
             per_channel=options["per_channel"],
             reduce_range=False,
             weight_qType=kinds[options["weights"]],
             activation_qType=kinds[options["activations"]],
-            tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+            tensors_range=TensorsData(CalibrationMethod.MinMax, chosen),
             nodes_to_quantize=[],
             nodes_to_exclude=[],
             op_types_to_quantize=sorted(operators),
@@ -69,24 +79,37 @@ def quantize(
         quantizer.model.save_model_to_file(str(out), False)
     scheme = f"{options['activations']} activations, {options['weights']} weights per channel"
     scope = "convolutions and matrix products only (it has attention)" if transformer else "all operators"
-    return (f"{scheme}, {scope}",)
+    return (f"{scheme}, {scope}", kept.sentence(statistics, options["method"], reused=reused))
 
 
-def _prepared(source: Path) -> Any:
-    """The model as the quantizer wants it: new enough, shapes inferred, batch norms folded that an exporter left."""
+def _activations(model: Any, operators: frozenset[str]) -> tuple[str, ...]:
+    """The float tensors at inputs and outputs of those `operators`, weights left out."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    floats = {
+        value.name
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == _FLOAT and value.name not in weights
+    }
+    seen = (name for node in graph.node if node.op_type in operators for name in (*node.input, *node.output))
+    return tuple(dict.fromkeys(name for name in seen if name in floats))
+
+
+def _prepared(source: Path, scratch: Path) -> Path:
+    """The model as the quantizer wants it, in `scratch`: new enough, shapes inferred, batch norms folded that an
+    exporter left, weights in a file beside it."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch:
-        upgraded, prepared = Path(scratch) / "upgraded.onnx", Path(scratch) / "prepared.onnx"
-        model = onnx.load(source)
-        changed = _upgraded(model)
-        if changed is not None:
-            onnx.save(changed, upgraded)
-        quant_pre_process(str(source if changed is None else upgraded), str(prepared), skip_symbolic_shape=True)
-        model = onnx.load(prepared)
+    upgraded, processed, prepared = (scratch / f"{name}.onnx" for name in ("upgraded", "processed", "prepared"))
+    changed = _upgraded(onnx.load(source))
+    if changed is not None:
+        onnx.save(changed, upgraded)
+    quant_pre_process(str(source if changed is None else upgraded), str(processed), skip_symbolic_shape=True)
+    model = onnx.load(processed)
     _flatten_biases(model)
-    return model
+    onnx.save(model, prepared, save_as_external_data=True, location="prepared.weights", size_threshold=1024)
+    return prepared
 
 
 def _upgraded(model: Any) -> Any | None:
