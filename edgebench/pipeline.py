@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from edgebench.held_out import HeldOut, check_budget
 from edgebench.int8_target import find_target
 from edgebench.model_inputs import CalibrationImages, ModelInputs
 from edgebench.progress import Progress, Silent
-from edgebench.quantize.settings import METHODS, for_target
+from edgebench.quantize.settings import METHODS, Settings, for_target
 from edgebench.source.sniff import Identity, identify
 from edgebench.source_facts import SourceLoader, find_facts
 from edgebench.trade_off import Budget
@@ -46,6 +46,7 @@ def export(
     calib: str | None = None,
     samples: int | None = None,
     method: str = "auto",
+    percentile: float = Settings.percentile,
     preprocess: str | None = None,
     input_shape: Sequence[int] | None = None,
     arch: str | None = None,
@@ -72,7 +73,8 @@ def export(
         input_shape: `[N, C, H, W]`; default: the architecture's own, else what the calibration images come out as.
         atol, rtol: a float step may differ by `atol + rtol * (its parent's largest absolute output)`.
         trust: admit a pickle or `.pt2` that runs code when it is read.
-        method: how ranges follow from the calibration images, of `quantize.settings.METHODS`.
+        method: how ranges follow from the calibration images, of `quantize.settings.METHODS`; `percentile`: of the
+            values that the method of that name keeps.
         target: what int8 is for: `x86-vnni`, `x86-avx2`, `arm`, or a device's name; default: this machine.
         int8: other settings of `quantize.settings.Settings` than the target's.
         budget: what int8 may lose; products are kept out of it until it loses no more.
@@ -90,6 +92,8 @@ def export(
         raise UsageError(f"{samples} calibration images are none", hint="ask for 1 or more")
     if method not in METHODS:
         raise UsageError(f"unknown calibration method `{method}`", hint=f"there are: {', '.join(METHODS)}")
+    if not 0 < percentile <= 100:
+        raise UsageError(f"{percentile} is no percentile of values to keep", hint="a usual one is 99.99")
     if budget is not None:
         check_budget(budget)
     elif data is not None or data_samples is not None:
@@ -102,7 +106,7 @@ def export(
     images = None if calib is None else CalibrationImages.open(calib, samples, seed)
     if budget is not None and images is None:
         raise UsageError("a budget is kept by int8, which needs images", hint="add --calib, e.g. imagefolder:photos/")
-    settings = for_target(find_target(target, watch), {"method": method, **(int8 or {})})
+    settings = for_target(find_target(target, watch), {"method": method, "percentile": percentile, **(int8 or {})})
     held_out = None
     if budget is not None and images is not None:
         held_out = HeldOut.open(data, data_samples, images, labelled=budget.max_drop is not None)
@@ -147,7 +151,12 @@ def export(
         inputs_kind=feeds.kind,
         images=None if images is None else len(images.indices),
         calibration=None if images is None else feeds.calibration,
-        calibration_key=key_of(calibration=calibration, preprocess=source.preprocess, seed=seed),
+        # Without the method, which is an option of the steps that calibrate: other files stay as they are.
+        calibration_key=key_of(
+            calibration=None if calibration is None else (calibration.sha256, calibration.samples, calibration.seed),
+            preprocess=source.preprocess,
+            seed=seed,
+        ),
         settings={
             "opset": opset,
             "method": method,
@@ -168,6 +177,10 @@ def _whereabouts(identity: Identity) -> str:
         return identity.spec
     factory = f":{identity.spec.rpartition(':')[2]}" if identity.kind == "factory" else ""
     return f"{identity.path.resolve()}{factory}"
+
+
+def _files(artifacts: Iterable[Artifact]) -> set[str]:
+    return {file for artifact in artifacts for file in (artifact.file, artifact.statistics) if file is not None}
 
 
 def _write(
@@ -194,8 +207,8 @@ def _write(
         before = load_bundle(directory).artifacts
         run_chain(request, directory, cache, progress, keep)
         # A bundle holds what its last export made.
-        for file in {artifact.file for artifact in before} - {artifact.file for artifact in made} - {None}:
-            (directory / str(file)).unlink(missing_ok=True)
+        for file in _files(before) - _files(made):
+            (directory / file).unlink(missing_ok=True)
     except (OSError, EdgebenchError) as error:
         if new and not made:
             shutil.rmtree(directory, ignore_errors=True)

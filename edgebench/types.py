@@ -188,6 +188,7 @@ class Artifact:
     `seconds` and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are
     sentences for people: which exporter, what a simplifier gained. `costs` are of an inference of the bundle's inputs;
     None where nothing could be counted, and in bundles older than that. `trade_off`: what was tried for a budget.
+    `statistics` names the bundle's file with those of the parent's activations, by which int8's ranges were chosen.
     """
 
     name: str
@@ -209,6 +210,7 @@ class Artifact:
     notes: tuple[str, ...] = ()
     costs: Costs | None = None
     trade_off: TradeOff | None = None
+    statistics: str | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "percentile, entropy, mse (default: auto, the one whose outputs are the most faithful)",
     )  # fmt: skip
     parser.add_argument(
+        "--percentile", metavar="PERCENT", type=float, default=99.99, help="of the values that --method percentile "
+        "keeps (default: 99.99)",
+    )  # fmt: skip
+    parser.add_argument(
         "--preprocess", metavar="NAME_OR_TOML", help="imagenet, cifar10, mnist, fashion-mnist, digits, none or a TOML "
         "file (default: what the architecture or the data is known to use)",
     )  # fmt: skip
@@ -84,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             calib=args.calib,
             samples=args.samples,
             method=args.method,
+            percentile=args.percentile,
             preprocess=args.preprocess,
             input_shape=args.input_shape,
             arch=args.arch,

@@ -45,6 +45,7 @@ from edgebench.exporters.parity import Outputs, compare, judge, open_runner, rem
 from edgebench.exporters.steps import Feed, Parent, Step, StepInput, tool_versions
 from edgebench.files import copy_whole, file_sha256
 from edgebench.progress import Progress
+from edgebench.quantize.statistics import Kept
 from edgebench.trade_off import Score
 from edgebench.types import Artifact, Costs, TensorSpec, Tolerance
 
@@ -199,6 +200,9 @@ class _Chain:
                 tool_versions=step.versions(),
             )
             artifact, reused = self._find_or_make(step, parent, wanted)
+            kept = self._kept(parent)
+            # Also of one that failed: another method may do better on them.
+            artifact = replace(artifact, statistics=kept.path.name if step.calibrated and kept.is_current() else None)
         self._made[step.format] = artifact
         return artifact, reused
 
@@ -257,7 +261,9 @@ class _Chain:
             if parent.format == "source":
                 parent = replace(parent, module=request.load_module())
             feeds = request.parity_feeds()
-            given = StepInput(request.inputs, feeds[0], request.calibration, wanted.options, request.score)
+            given = StepInput(
+                request.inputs, feeds[0], request.calibration, wanted.options, self._kept(parent), request.score
+            )
             # A network's own prints must not end up in our data.
             with redirect_stdout(sys.stderr):
                 probe = memory.start()
@@ -298,6 +304,10 @@ class _Chain:
             return _failed(wanted, target, f"{type(error).__name__}: {first_line(error)}")
         finally:
             partial.unlink(missing_ok=True)
+
+    def _kept(self, parent: Parent) -> Kept:
+        path = self._directory / f"{self._request.name}.{parent.format}.statistics.npz"
+        return Kept(path, self._request.calibration_key)
 
     def _costs_of(self, parent: Parent, feed: Feed, target: Path) -> Costs | None:
         """What an inference of the file that was just made takes; None where it cannot be counted."""

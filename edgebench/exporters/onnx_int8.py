@@ -27,7 +27,7 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
     settings = decode(Settings, given.options["int8"], "int8")
     with tempfile.TemporaryDirectory(prefix="edgebench-int8-") as scratch:
         quantizer = Quantizer(parent.path, Path(scratch), given.calibration, settings)
-        quantizer.calibrate()
+        quantizer.calibrate(given.kept)
         trade_off = None
         if given.score is None:
             quantizer.write(out)

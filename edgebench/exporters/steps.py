@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgebench.errors import MissingExtra
+from edgebench.quantize.statistics import Kept
 from edgebench.trade_off import Score, TradeOff
 from edgebench.types import TensorSpec
 
@@ -34,14 +35,16 @@ class StepInput:
     """What a step may use beside its parent.
 
     `example` is one feed of real inputs where there are any. `calibration` gives the calibration feeds, prepared anew
-    at each call so that memory does not grow with their number; it is None without a calibration set. `score` tells
-    what a file is worth beside its parent (the first one) on held-out images, where there is a budget of accuracy.
+    at each call so that memory does not grow with their number; it is None without a calibration set. `kept` is where
+    the statistics of the parent over them are, or go. `score` tells what a file is worth beside its parent (the first
+    one) on held-out images, where there is a budget of accuracy.
     """
 
     inputs: tuple[TensorSpec, ...]
     example: Feed
     calibration: Callable[[], Iterable[Feed]] | None
     options: Mapping[str, Any]
+    kept: Kept
     score: Callable[[Path, Path], Score] | None = None
 
 

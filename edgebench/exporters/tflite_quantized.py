@@ -3,8 +3,9 @@ integer int8 with float or integer inputs and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgebench.exporters import litert
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
@@ -39,9 +40,16 @@ def _static(*, integer_io: bool) -> _Run:
         from edgebench.quantize import tflite
 
         assert parent.path is not None and given.calibration is not None
-        return StepResult(notes=tflite.quantize(parent.path, out, given.calibration, integer_io=integer_io))
+        notes = tflite.quantize(parent.path, out, given.calibration, given.options, given.kept, integer_io=integer_io)
+        return StepResult(notes=notes)
 
     return run
+
+
+def _ranges_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How ranges are chosen; "auto" takes the extremes, with which int8 lost the least on what was measured."""
+    method = "minmax" if settings["method"] == "auto" else settings["method"]
+    return {"method": method, "percentile": settings["int8"]["percentile"] if method == "percentile" else 100.0}
 
 
 def _step(format: str, precision: str, run: _Run, *, calibrated: bool, usual: Callable[[], bool]) -> Step:
@@ -52,7 +60,7 @@ def _step(format: str, precision: str, run: _Run, *, calibrated: bool, usual: Ca
         parents=("tflite",),
         modules=("ai_edge_litert", "ai_edge_quantizer"),
         tools=("ai-edge-litert", "ai-edge-quantizer"),
-        options=lambda settings: {"method": settings["method"]} if calibrated else {},
+        options=lambda settings: _ranges_by(settings) if calibrated else {},
         run=run,
         extra="tflite",
         lossy=True,

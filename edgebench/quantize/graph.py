@@ -31,6 +31,11 @@ class Graph:
         self._initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     @property
+    def weights_path(self) -> Path:
+        """Where the larger initializers lie, if there are any."""
+        return self.path.with_suffix(".weights")
+
+    @property
     def proto(self) -> Any:
         """The `GraphProto`."""
         return self.model.graph

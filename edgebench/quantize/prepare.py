@@ -16,7 +16,6 @@ _PER_CHANNEL_OPSET = 13
 _OLDEST_IR_VERSION = 7
 # Smaller ones stay within the graph, where shape inference reads them.
 _LEAST_EXTERNAL_BYTES = 1024
-_WEIGHTS_FILE = "prepared.weights"
 
 
 def prepared(source: Path, directory: Path) -> Graph:
@@ -90,7 +89,7 @@ def _optimize(source: Path, out: Path) -> None:
     options.optimized_model_filepath = str(out)
     options.log_severity_level = 3
     for key, value in (
-        ("session.optimized_model_external_initializers_file_name", _WEIGHTS_FILE),
+        ("session.optimized_model_external_initializers_file_name", out.with_suffix(".weights").name),
         ("session.optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_EXTERNAL_BYTES)),
         # The session is only to write, so its kernels need no weights in their own layout.
         ("session.disable_prepacking", "1"),

@@ -13,9 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgebench.quantize import ranges
+
 __all__ = ["METHODS", "TARGETS", "Settings", "for_target", "target_of"]
 
-METHODS = ("auto", "minmax", "moving-average", "percentile", "entropy", "mse")
+METHODS = ("auto", *ranges.METHODS)
 _ARM = ("aarch64", "arm64", "armv7l", "armv8l")
 _WITHOUT_SATURATION = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 _X86: dict[str, Any] = {"activations": "uint8", "weights": "int8"}
@@ -31,6 +33,7 @@ class Settings:
     """How a model is quantized.
 
     method: of `METHODS`, how a range follows from what was seen; "auto" tries them and takes the most faithful.
+    percentile: of the values that the method of that name keeps.
     form: "QDQ", or "QOperator" for onnxruntime's integer operators.
     activations, weights, weight_bits, per_channel: as `qdq.Scheme` has them.
     equalize, correct_bias: see `equalize` and `qdq`; equalisation needs scales per channel.
@@ -39,6 +42,7 @@ class Settings:
     """
 
     method: str = "auto"
+    percentile: float = 99.99
     form: str = "QDQ"
     activations: str = "uint8"
     weights: str = "int8"

@@ -26,7 +26,7 @@ from edgebench.quantize.prepare import prepared
 from edgebench.quantize.qdq import Scheme, quantized_model
 from edgebench.quantize.ranges import ranges
 from edgebench.quantize.settings import METHODS, Settings
-from edgebench.quantize.statistics import Statistics, collect
+from edgebench.quantize.statistics import Kept, Statistics, collect
 from edgebench.quantize.survey import survey
 
 __all__ = ["Quantizer", "answers", "output_sqnr_db"]
@@ -92,13 +92,17 @@ class Quantizer:
         scope = "convolutions and matrix products only (it has attention)"
         return (f"{scheme}, {scope if self.placement.transformer else 'all operators'}",)
 
-    def calibrate(self, known: Statistics | None = None) -> Statistics:
-        """Stream the calibration inputs by, unless what they give is `known`; choose the method."""
+    def calibrate(self, kept: Kept) -> None:
+        """Stream the calibration inputs by, unless what they give is `kept`; choose the method."""
+        # Where more is left in float, a tensor that shares a scale may get its own.
         names = list(dict.fromkeys([*self.placement.quantized, *self.placement.shared]))
-        self.statistics = known if known is not None else collect(self.graph.path, names, self._feeds())
+        files = (self.graph.path, self.graph.weights_path)
+        self.statistics, reused = kept.find_or_collect(
+            files, names, lambda: collect(self.graph.path, names, self._feeds())
+        )
         if self._method == "auto":
             self._choose()
-        return self.statistics
+        self.notes.append(kept.sentence(self.statistics, self._method, reused=reused))
 
     def write(
         self,
@@ -116,7 +120,12 @@ class Quantizer:
         assert self.statistics is not None, "calibrate first"
         places = placement or find_places(self.graph, kept=self._kept | kept)
         scheme = replace(self.scheme, wide=with_light_sources(self.graph, self.scheme.wide | wide))
-        found = ranges(self.statistics, method or self._method, symmetric=scheme.symmetric)
+        found = ranges(
+            self.statistics,
+            method or self._method,
+            symmetric=scheme.symmetric,
+            percentile=self.settings.percentile,
+        )
         corrected = self.settings.correct_bias if correct_bias is None else correct_bias
         model = quantized_model(self.graph, places, found, scheme, self._means if corrected else None)
         if model.ByteSize() > _LARGEST_FILE_BYTES:
@@ -154,7 +163,7 @@ class Quantizer:
         best = max(tried, key=lambda choice: choice.sqnr_db)
         self._method = best.method
         told = ", ".join(f"{choice.method} {choice.sqnr_db:.1f}" for choice in tried)
-        self.notes.append(f"ranges by {best.method}, the best over {len(feeds)} calibration images: {told} dB")
+        self.notes.append(f"SQNR in dB over {len(feeds)} calibration images: {told}")
         if self.settings.correct_bias:
             self.write(path, correct_bias=False)
             without = output_sqnr_db(expected, answers(path, feeds))

@@ -20,7 +20,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["minmax_ranges", "quantize", "write_dynamic", "write_fp16"]
+from edgebench.quantize.ranges import ranges
+from edgebench.quantize.statistics import Accumulator, Kept, Statistics, sampling_stride
+
+__all__ = ["collect", "quantize", "write_dynamic", "write_fp16"]
 
 # Attention, and what a LayerNorm is made of.
 _TRANSFORMER_OPERATORS = frozenset({"SOFTMAX", "RSQRT"})
@@ -33,11 +36,17 @@ def quantize(
     source: Path,
     out: Path,
     calibration: Callable[[], Iterable[Mapping[str, Any]]],
+    options: Mapping[str, Any],
+    kept: Kept,
     *,
     integer_io: bool,
 ) -> tuple[str, ...]:
     """Write the int8 model of the float32 `source` to `out`, with integer inputs and outputs or float ones; sentences
-    on what was done. `calibration` gives the calibration inputs."""
+    on what was done.
+
+    `options` are the method and its percentile. `calibration` gives the calibration inputs, which are not asked for
+    where `kept` has the statistics of the same model over the same ones.
+    """
     interpreter = _open(source)
     # Delegation adds a node of its own.
     nodes = interpreter._get_ops_details()
@@ -45,13 +54,18 @@ def quantize(
     transformer = kinds >= _TRANSFORMER_OPERATORS
     floats = kinds - _MATRIX_OPERATORS if transformer else kinds & _WITHOUT_KERNEL
     products = _products_of_activations(interpreter, nodes) if transformer else []
-    _write_static(source, out, _ranges(interpreter, calibration()), floats, products, integer_io=integer_io)
+    statistics, reused = kept.find_or_collect((source,), (), lambda: _collect(interpreter, calibration()))
+    chosen = ranges(statistics, options["method"], symmetric=False, percentile=options["percentile"])
+    _write_static(source, out, chosen, floats, products, integer_io=integer_io)
     scope = "all operators"
     if transformer:
         scope = "convolutions and matrix products with weights only (it has attention)"
     elif floats:
         scope = f"all operators but {', '.join(sorted(floats))}, for which XNNPACK has no int8 kernel"
-    return (f"int8 activations, int8 weights per channel, {scope}",)
+    return (
+        f"int8 activations, int8 weights per channel, {scope}",
+        kept.sentence(statistics, options["method"], reused=reused),
+    )
 
 
 def _products_of_activations(interpreter: Any, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -65,10 +79,8 @@ def _products_of_activations(interpreter: Any, nodes: Sequence[Mapping[str, Any]
     ]
 
 
-def minmax_ranges(
-    source: Path, calibration: Callable[[], Iterable[Mapping[str, Any]]]
-) -> dict[str, tuple[np.float32, np.float32]]:
-    """Least and greatest value of each float tensor that is computed, over all of the calibration inputs.
+def collect(source: Path, feeds: Iterable[Mapping[str, Any]]) -> Statistics:
+    """The statistics of each float tensor that is computed, and of the inputs, over all `feeds`.
 
     ai-edge-quantizer's own calibrator takes a moving average of each image's extremes, so that its ranges depend on the
     images' order and cut off what the first of them had.
@@ -78,7 +90,7 @@ def minmax_ranges(
     Raises:
         ValueError: there are no inputs, or a tensor took no finite value, or one that is no number.
     """
-    return _ranges(_open(source), calibration())
+    return _collect(_open(source), feeds)
 
 
 def _open(source: Path) -> Any:
@@ -97,29 +109,34 @@ def _open(source: Path) -> Any:
     return interpreter
 
 
-def _ranges(interpreter: Any, feeds: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.float32, np.float32]]:
+def _collect(interpreter: Any, feeds: Iterable[Mapping[str, Any]]) -> Statistics:
     inputs = [detail["index"] for detail in interpreter.get_input_details()]
     computed = {int(index) for node in interpreter._get_ops_details() for index in node["outputs"]}
     floats = {
-        detail["index"]: detail["name"]
+        detail["index"]: str(detail["name"])
         for detail in interpreter.get_tensor_details()
         if detail["dtype"] == np.float32 and (detail["index"] in computed or detail["index"] in inputs)
     }
-    low = dict.fromkeys(floats, np.float32(np.inf))
-    high = dict.fromkeys(floats, np.float32(-np.inf))
+    accumulators = {index: Accumulator() for index in floats}
+    fed = 0
     for feed in feeds:
         for index, array in zip(inputs, feed.values(), strict=True):
             interpreter.set_tensor(index, array)
         interpreter.invoke()
-        for index in floats:
+        fed += 1
+        for index, accumulator in accumulators.items():
             values = interpreter.get_tensor(index)
             # These two pass on what is no number.
-            low[index] = np.minimum(low[index], values.min(initial=np.inf, where=values != -np.inf))
-            high[index] = np.maximum(high[index], values.max(initial=-np.inf, where=values != np.inf))
-    for index, name in floats.items():
-        if not (np.isfinite(low[index]) and np.isfinite(high[index])):
-            raise ValueError(f"the calibration images give {name} the range {low[index]}..{high[index]}")
-    return {name: (low[index], high[index]) for index, name in floats.items()}
+            low = values.min(initial=np.inf, where=values != -np.inf)
+            high = values.max(initial=-np.inf, where=values != np.inf)
+            sample = values.ravel()[:: sampling_stride(values.shape)]
+            try:
+                accumulator.update(low, high, sample[~np.isinf(sample)])
+            except ValueError as error:
+                raise ValueError(f"the calibration inputs give the tensor {floats[index]} {error}") from error
+    if not fed:
+        raise ValueError("there are no calibration inputs")
+    return Statistics({floats[index]: item.result() for index, item in accumulators.items()}, fed)
 
 
 def _write_static(
