@@ -67,17 +67,15 @@ def _quantize(tool: str, python: str | None, network: Prepared, *, reuse: bool) 
         )  # fmt: skip
         limit = threading.Timer(LIMIT_S, process.kill)
         limit.start()
-        # wait4 gives the peak of this one child; RUSAGE_CHILDREN would give the largest of all so far.
-        _, status, usage = os.wait4(process.pid, 0)
+        process.wait()
         stopped = not limit.is_alive()
         limit.cancel()
         seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
         lines = [line.strip() for line in log.read().splitlines() if line.strip()]
     result: dict[str, Any] = {
         "seconds": seconds,
-        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_bytes": next((int(line.removeprefix("peak: ")) for line in lines if line.startswith("peak: ")), None),
         "notes": [line.removeprefix("note: ") for line in lines if line.startswith("note: ")],
     }
     if process.returncode != 0 or not out.is_file():

@@ -9,6 +9,7 @@ its users call it too, with what it proves on the way.
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
 import tempfile
@@ -181,5 +182,20 @@ TOOLS: dict[str, Callable[[Path, Path, Path], None]] = {
 ENVIRONMENTS = {tool: tool.removesuffix("-u8s8") for tool in TOOLS if tool not in ("fp32", "edgebench")}
 
 
+def _peak_bytes() -> int:
+    """The highest resident memory of this process, or of a child of its where that is more.
+
+    Not the caller's `wait4`: Linux counts there what a child held before it became another program, which is a copy of
+    its parent's memory.
+    """
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return int(max(children, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * max(children, int(peak.split()[1]))
+
+
 if __name__ == "__main__":
     TOOLS[sys.argv[1]](*map(Path, sys.argv[2:5]))
+    print(f"peak: {_peak_bytes()}")
