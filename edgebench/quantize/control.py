@@ -66,11 +66,11 @@ class _Search:
         self._started = time.monotonic()
         self._trials: list[Trial] = []
         self._chosen = 0
-        self._products = {
+        self._products = [
             key_of(node)
             for node in quantizer.graph.nodes
             if node.op_type in MATRIX_PRODUCTS and key_of(node) in quantizer.placement.int8
-        }
+        ]
 
     def run(self) -> TradeOff:
         stopped = None
@@ -91,6 +91,8 @@ class _Search:
     def _search(self) -> None:
         deadline = self._started + _RANKING_SHARE * self._budget.seconds
         ranked = list(sensitivities(self._quantizer, self._feeds, deadline=deadline))
+        # Those that there was no time for come last, in the graph's order.
+        ranked += [key for key in self._products if key not in ranked]
         within = self._shortest_prefix(ranked)
         if within is not None:
             self._put_back(ranked[:within])
@@ -138,7 +140,7 @@ class _Search:
         taken = frozenset(chosen)
         wide = budget.keep == "int16"
         places = self._quantizer.write(path, kept=frozenset() if wide else taken, wide=taken if wide else frozenset())
-        narrow = self._products & (places.int8 - taken)
+        narrow = (places.int8 - taken).intersection(self._products)
         score = self._score(path)
         trial = Trial(
             kept=chosen,

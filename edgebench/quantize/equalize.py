@@ -38,7 +38,7 @@ _HOMOGENEOUS = frozenset(
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze"})
 _EXPONENTS = (1.0, 0.75, 0.5, 0.25)
 # How far beyond what was seen a clipped channel may still go.
-_MARGIN = 1.25
+_MARGIN = 4.0
 _LARGEST_DIVISOR = 1e6
 # A clipped channel that stays this far below is next to dead, and what it may do elsewhere is not known.
 _LARGEST_GROWTH = 256.0
@@ -245,7 +245,7 @@ def _best_divisors(
     graph: Graph, group: Group, scaled: list[Channels], ceilings: list[tuple[Channels, float]]
 ) -> Vector | None:
     """`[C]`, those with the least noise; None where none are better than what is."""
-    peaks = np.stack([channels.peak.astype(np.float64) for channels in scaled])
+    peaks = np.stack([channels.typical.astype(np.float64) for channels in scaled])
     live: NDArray[np.bool_] = np.all(peaks > 0, axis=0)
     if live.sum() < 2:
         return None

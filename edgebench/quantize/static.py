@@ -153,7 +153,9 @@ class Quantizer:
         return {name: channel.mean for name, channel in channels.items()}
 
     def _choose(self) -> None:
-        feeds = list(islice(self._feeds(), _COMPARED_FEEDS))
+        # Others than equalisation was made for, where there are others.
+        feeds = list(islice(self._feeds(), _SURVEYED_FEEDS, _SURVEYED_FEEDS + _COMPARED_FEEDS))
+        feeds = feeds or list(islice(self._feeds(), _COMPARED_FEEDS))
         expected = answers(self.source, feeds)
         path = self.scratch / "candidate.onnx"
         tried = []

@@ -22,10 +22,12 @@ _KINDS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 @dataclass(frozen=True)
 class Channels:
-    """`[C]` each: extremes and mean of each channel (axis 1) over all inputs and positions."""
+    """`[C]` each, of a tensor's channels (axis 1): extremes over all inputs, the mean over inputs of the largest
+    magnitude in each (`typical`, which a single odd input hardly moves), and the mean of the values."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    typical: NDArray[np.float32]
     mean: NDArray[np.float32]
 
     @property
@@ -35,7 +37,16 @@ class Channels:
 
     def divided(self, by: NDArray[np.float32]) -> Channels:
         """Those of the tensor whose channels are divided by `by` `[C]`, all above zero."""
-        return Channels(self.low / by, self.high / by, self.mean / by)
+        return Channels(self.low / by, self.high / by, self.typical / by, self.mean / by)
+
+    def joined(self, other: Channels) -> Channels:
+        """Those over both, with `typical` and `mean` added up."""
+        return Channels(
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self.typical + other.typical,
+            self.mean + other.mean,
+        )
 
 
 def survey(graph: Graph, tensors: Sequence[str], feeds: Iterable[Mapping[str, Any]]) -> dict[str, Channels]:
@@ -72,20 +83,20 @@ def survey(graph: Graph, tensors: Sequence[str], feeds: Iterable[Mapping[str, An
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    low: list[Any] = []
+    seen: list[Any] = []
     count = 0
     for feed in feeds:
         values = session.run(names, dict(feed))
+        each = [
+            Channels(low, high, np.maximum(-low, high), mean)
+            for low, high, mean in zip(values[0::3], values[1::3], values[2::3], strict=True)
+        ]
+        seen = [one.joined(other) for one, other in zip(seen, each, strict=True)] if count else each
         count += 1
-        if not low:
-            low, high, mean = values[0::3], values[1::3], values[2::3]
-            continue
-        low = [np.minimum(*pair) for pair in zip(low, values[0::3], strict=True)]
-        high = [np.maximum(*pair) for pair in zip(high, values[1::3], strict=True)]
-        mean = [total + value for total, value in zip(mean, values[2::3], strict=True)]
     if not count:
         raise ValueError("there are no calibration images")
+    share = np.float32(1 / count)
     return {
-        tensor: Channels(least, most, total / np.float32(count))
-        for tensor, least, most, total in zip(tensors, low, high, mean, strict=True)
+        tensor: Channels(sums.low, sums.high, sums.typical * share, sums.mean * share)
+        for tensor, sums in zip(tensors, seen, strict=True)
     }
