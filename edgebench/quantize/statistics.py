@@ -33,6 +33,8 @@ __all__ = ["BINS", "Accumulator", "Kept", "Statistics", "TensorStatistics", "col
 
 # On each side of zero.
 BINS = 2048
+# The inverse of a lesser one is no float32.
+_LEAST_WIDTH = 2.0**-120
 _SCHEMA = 1
 _SAMPLED_VALUES = 8192
 # A coarser grid would be mostly edges.
@@ -89,20 +91,20 @@ class Accumulator:
         self._average_low += share * (low - self._average_low)
         self._average_high += share * (high - self._average_high)
         if sample is not None:
-            self._widen(max(-low, high, 0.0))
+            if not self._counts.size:
+                self._counts = np.zeros(2 * BINS, np.int64)
+            self._widen(max(-low, high))
             self._count(sample)
 
     def _widen(self, magnitude: float) -> None:
         """Have bins up to `magnitude`. Their width is a power of two: two of them merge into one of the next width
         without any value changing its bin, so that the histogram does not depend on the inputs' order."""
-        if magnitude <= BINS * self._bin_width or magnitude == 0:
+        if magnitude <= 0 or magnitude < BINS * self._bin_width:
             return
-        fraction, exponent = math.frexp(magnitude / BINS)
-        # 2 ** (exponent - 1) where it is a power of two itself.
-        width = math.ldexp(1.0, exponent - (fraction == 0.5))
-        if not self._bin_width or not self._counts.size:
-            self._bin_width = width
-            return
+        # The least one of which BINS reach beyond it.
+        width = max(_LEAST_WIDTH, math.ldexp(1.0, math.frexp(magnitude / BINS)[1]))
+        # Until now there were zeros alone, which are where they belong.
+        self._bin_width = self._bin_width or width
         while self._bin_width < width:
             self._bin_width *= 2
             merged = self._counts.reshape(-1, 2).sum(axis=1)
@@ -110,18 +112,11 @@ class Accumulator:
             self._counts[BINS // 2 : BINS // 2 + BINS] = merged
 
     def _count(self, sample: NDArray[np.float32]) -> None:
-        if not self._counts.size:
-            self._counts = np.zeros(2 * BINS, np.int64)
-        if not self._bin_width:
-            self._counts[BINS] += sample.size
-            return
-        places = sample.ravel() * np.float32(1 / self._bin_width)
+        # Exact, as the width is a power of two.
+        places = np.floor(sample.ravel() * np.float32(1 / (self._bin_width or 1)))
         if np.isnan(places).any():
             raise ValueError("values that are no numbers")
-        places += BINS
-        # The greatest value of all may lie on the upper edge of the last bin.
-        np.minimum(places, 2 * BINS - 1, out=places)
-        self._counts += np.bincount(places.astype(np.intp), minlength=2 * BINS)
+        self._counts += np.bincount(places.astype(np.intp) + BINS, minlength=2 * BINS)
 
     def result(self) -> TensorStatistics:
         """What was gathered.
