@@ -281,7 +281,7 @@ class _Chain:
                 artifact = replace(artifact, costs=self._costs_of(parent, feeds[0], target))
                 return self._with_parity(artifact, step, parent, target)
         except StepError as error:
-            return _failed(wanted, target, str(error))
+            return _failed(wanted, target, f"{error}: {error.hint}" if error.hint else str(error))
         except EdgebenchError:
             raise
         except OSError as error:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebench.errors import StepError
 from edgebench.files import file_sha256, write_atomically
 
 __all__ = ["BINS", "Accumulator", "Kept", "Statistics", "TensorStatistics", "collect", "sampling_stride"]
@@ -202,14 +203,23 @@ class Kept:
         self, model: Sequence[Path], tensors: Sequence[str], collect: Callable[[], Statistics]
     ) -> tuple[Statistics, bool]:
         """The statistics of `tensors` of the model that those files are, and whether they were there; else they are
-        collected and kept."""
+        collected and kept.
+
+        Raises:
+            StepError: a tensor takes on values that are not finite.
+        """
         origin = " ".join((self.inputs, *(file_sha256(path) for path in model if path.exists())))
         # What cannot be read is collected anew.
         with contextlib.suppress(OSError, ValueError):
             statistics = Statistics.load(self.path)
             if statistics.origin == origin and statistics.tensors.keys() >= set(tensors):
                 return statistics, True
-        statistics = replace(collect(), origin=origin)
+        try:
+            statistics = replace(collect(), origin=origin)
+        except ValueError as error:
+            raise StepError(
+                str(error), hint="the images are finite, so the network overflows on them: is --preprocess its own?"
+            ) from error
         statistics.save(self.path)
         return statistics, False
 
