@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from edgebench.evaluation.preprocess import apply
 from edgebench.exporters.chain import INT8_PARITY_FEEDS
 from edgebench.types import CalibrationSet, Preprocess, TensorSpec
 
-__all__ = ["CalibrationImages", "ModelInputs", "random_feed"]
+__all__ = ["DEFAULT_SAMPLES", "CalibrationImages", "ModelInputs", "random_feed"]
 
 DEFAULT_SAMPLES = 128
 _RANDOM_FEEDS = 4
@@ -63,7 +64,8 @@ class CalibrationImages:
 
 
 class ModelInputs:
-    """Feeds for a model of `inputs`: from `images`, or random where there are none."""
+    """Feeds for a model of `inputs`: from `images`, or random where there are none; `random_samples` of these also
+    calibrate."""
 
     def __init__(
         self,
@@ -71,8 +73,10 @@ class ModelInputs:
         preprocess: Preprocess | None,
         images: CalibrationImages | None,
         seed: int,
+        random_samples: int = 0,
     ) -> None:
         self._inputs = inputs
+        self._random_samples = random_samples
         self._preprocess = preprocess
         self._images = images
         self._seed = seed
@@ -95,24 +99,37 @@ class ModelInputs:
         """The inputs that parities are measured on, in memory because each artifact is given the same ones.
 
         Raises:
-            DataError: one of the images, also of those that only calibrate, cannot be read or prepared.
+            DataError: one of the images, also of those that only calibrate, cannot be read or prepared, or holds what
+                is no number; or not one of them shows anything.
         """
         if self._images is None:
-            return self.first(_RANDOM_FEEDS)
-        for index in self._order[INT8_PARITY_FEEDS * self._batch :]:
-            self._images.dataset.load(index)
+            return self.first(min(self._random_samples, INT8_PARITY_FEEDS) or _RANDOM_FEEDS)
+        _check(self._images.dataset, self._order)
         return self.first(INT8_PARITY_FEEDS)
 
     def calibration(self) -> Iterator[Feed]:
         """All calibration inputs; those that parity does not keep are prepared when they are asked for.
 
         Raises:
-            DataError: there are no images, or one cannot be prepared.
+            DataError: an image cannot be prepared.
         """
         if self._images is None:
-            raise DataError("there are no calibration images")
+            yield from self._random()
+            return
         yield from self.parity
         yield from self._prepared(self._images, self._order[INT8_PARITY_FEEDS * self._batch :])
+
+    def random_sha256(self) -> str:
+        """Over the content of the random inputs that calibrate."""
+        digest = hashlib.sha256()
+        for feed in self._random():
+            for array in feed.values():
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _random(self) -> Iterator[Feed]:
+        for index in range(self._random_samples):
+            yield random_feed(self._inputs, seed=self._seed, index=index)
 
     @property
     def _batch(self) -> int:
@@ -127,6 +144,28 @@ class ModelInputs:
         spec = self._inputs[0]
         for batch in batches(images.dataset, indices, self._preprocess, spec):
             yield {spec.name: batch}
+
+
+def _check(dataset: Dataset, indices: Sequence[int]) -> None:
+    """Read the images.
+
+    Raises:
+        DataError: one cannot be read or holds what is no number, or every one of them is of a single value.
+    """
+    anything = False
+    for index in indices:
+        sample = dataset.load(index)
+        if not np.isfinite(sample).all():
+            raise DataError(
+                f"sample {index} of {dataset.spec} holds values that are no finite numbers",
+                hint="leave it out, or mend what wrote it",
+            )
+        anything = anything or bool((sample != sample.flat[0]).any())
+    if not anything:
+        raise DataError(
+            f"there is nothing on the {len(indices)} images of {dataset.spec}: each is of one value throughout",
+            hint="give real ones with --calib; ranges that were found on these would fit nothing else",
+        )
 
 
 def random_feed(inputs: Sequence[TensorSpec], *, seed: int, index: int) -> dict[str, NDArray[Any]]:

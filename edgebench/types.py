@@ -17,6 +17,7 @@ from edgebench.trade_off import TradeOff
 __all__ = [
     "HIGHEST_PERCENTILE",
     "NOT_MEASURED",
+    "RANDOM",
     "Accuracy",
     "Artifact",
     "ArtifactRef",
@@ -46,6 +47,9 @@ __all__ = [
 SourceKind = Literal["state-dict", "checkpoint", "module", "torchscript", "exported-program", "onnx", "factory"]
 ArtifactStatus = Literal["ok", "failed", "skipped"]
 CellStatus = Literal["ok", "failed", "unsupported", "skipped"]
+
+# The calibration data that is none: numbers made up. It is never taken unless it is asked for by this word.
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The images that calibrated the int8 artifacts and that every parity was measured on."""
+    """The images that calibrated the int8 artifacts and that every parity was measured on; `data` is RANDOM where it
+    were numbers made up. `sha256` is over the content of the images, or over those numbers."""
 
     data: str
     sha256: str
@@ -301,12 +306,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ArtifactRef:
-    """Which artifact a cell is about; `name` is `BUNDLE/ARTIFACT` where a run has several bundles."""
+    """Which artifact a cell is about; `name` is `BUNDLE/ARTIFACT` where a run has several bundles. `calibrated_on` is
+    the data that the ranges of its integers were found on, RANDOM where it was none."""
 
     name: str
     format: str
     precision: str | None
     sha256: str | None
+    calibrated_on: str | None = None
 
 
 @dataclass(frozen=True)

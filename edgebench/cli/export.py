@@ -37,7 +37,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="which formats (default: those above; there are more: docs/exporting.md)",
     )
     parser.add_argument(
-        "--calib", metavar="DATA", help="images for int8 and parity, e.g. imagefolder:photos/ (default: none, no int8)"
+        "--calib",
+        metavar="DATA",
+        help="images for int8 and parity, e.g. imagefolder:photos/, or `random` for numbers that "
+        "are made up (default: none, no int8)",
     )
     parser.add_argument("--samples", metavar="N", type=positive_int, help="how many of them (default: 128)")
     parser.add_argument(

@@ -289,7 +289,7 @@ class _Chain:
                     return replace(artifact, status="failed", reason=result.reason)
                 return artifact
         except StepError as error:
-            return _failed(wanted, target, str(error))
+            return _failed(wanted, target, f"{error}: {error.hint}" if error.hint else str(error))
         except EdgebenchError:
             raise
         except OSError as error:

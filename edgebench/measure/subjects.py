@@ -141,7 +141,14 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
             reason = f"{artifact.file} is not the file that was exported (other sha256); export it again"
             broken = True
         name = f"{bundle.name}/{artifact.name}" if several else artifact.name
-        ref = ArtifactRef(name, artifact.format, artifact.precision, artifact.sha256)
+        calibration = bundle.calibration if "method" in artifact.options else None
+        ref = ArtifactRef(
+            name,
+            artifact.format,
+            artifact.precision,
+            artifact.sha256,
+            None if calibration is None else calibration.data,
+        )
         fed_with = f"inputs of {bundle.calibration.data}" if kept and bundle.calibration else "random numbers"
         subjects.append(
             Subject(

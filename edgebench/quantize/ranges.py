@@ -1,4 +1,4 @@
-"""Which range of values a tensor's integers cover, chosen by one of five methods from its `statistics`.
+"""Which range of values a tensor's integers cover, chosen by one of five methods from what `statistics.py` gathered.
 
 minmax: the extremes of all inputs; nothing is clipped.
 moving-average: the moving average of each input's extremes (Jacob et al. 2018, "Quantization and training of neural
@@ -67,7 +67,8 @@ def ranges(
         # Not the negative zero.
         low, high = min(low, 0.0) + 0.0, max(high, 0.0) + 0.0
         if symmetric:
-            low, high = 0.0 - max(-low, high), max(-low, high)
+            high = max(-low, high) + 0.0
+            low = 0.0 - high
         found[name] = (np.float32(low), np.float32(high))
     return found
 

@@ -27,12 +27,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebench.errors import StepError
 from edgebench.files import file_sha256, write_atomically
 
 __all__ = ["BINS", "Accumulator", "Kept", "Statistics", "TensorStatistics", "collect", "sampling_stride"]
 
 # On each side of zero.
 BINS = 2048
+# The inverse of a lesser one is no float32.
+_LEAST_WIDTH = 2.0**-120
 _SCHEMA = 1
 _SAMPLED_VALUES = 8192
 # A coarser grid would be mostly edges.
@@ -89,20 +92,20 @@ class Accumulator:
         self._average_low += share * (low - self._average_low)
         self._average_high += share * (high - self._average_high)
         if sample is not None:
-            self._widen(max(-low, high, 0.0))
+            if not self._counts.size:
+                self._counts = np.zeros(2 * BINS, np.int64)
+            self._widen(max(-low, high))
             self._count(sample)
 
     def _widen(self, magnitude: float) -> None:
         """Have bins up to `magnitude`. Their width is a power of two: two of them merge into one of the next width
         without any value changing its bin, so that the histogram does not depend on the inputs' order."""
-        if magnitude <= BINS * self._bin_width or magnitude == 0:
+        if magnitude <= 0 or magnitude < BINS * self._bin_width:
             return
-        fraction, exponent = math.frexp(magnitude / BINS)
-        # 2 ** (exponent - 1) where it is a power of two itself.
-        width = math.ldexp(1.0, exponent - (fraction == 0.5))
-        if not self._bin_width or not self._counts.size:
-            self._bin_width = width
-            return
+        # The least one of which BINS reach beyond it.
+        width = max(_LEAST_WIDTH, math.ldexp(1.0, math.frexp(magnitude / BINS)[1]))
+        # Until now there were zeros alone, which are where they belong.
+        self._bin_width = self._bin_width or width
         while self._bin_width < width:
             self._bin_width *= 2
             merged = self._counts.reshape(-1, 2).sum(axis=1)
@@ -110,18 +113,11 @@ class Accumulator:
             self._counts[BINS // 2 : BINS // 2 + BINS] = merged
 
     def _count(self, sample: NDArray[np.float32]) -> None:
-        if not self._counts.size:
-            self._counts = np.zeros(2 * BINS, np.int64)
-        if not self._bin_width:
-            self._counts[BINS] += sample.size
-            return
-        places = sample.ravel() * np.float32(1 / self._bin_width)
+        # Exact, as the width is a power of two.
+        places = np.floor(sample.ravel() * np.float32(1 / (self._bin_width or 1)))
         if np.isnan(places).any():
             raise ValueError("values that are no numbers")
-        places += BINS
-        # The greatest value of all may lie on the upper edge of the last bin.
-        np.minimum(places, 2 * BINS - 1, out=places)
-        self._counts += np.bincount(places.astype(np.intp), minlength=2 * BINS)
+        self._counts += np.bincount(places.astype(np.intp) + BINS, minlength=2 * BINS)
 
     def result(self) -> TensorStatistics:
         """What was gathered.
@@ -207,14 +203,23 @@ class Kept:
         self, model: Sequence[Path], tensors: Sequence[str], collect: Callable[[], Statistics]
     ) -> tuple[Statistics, bool]:
         """The statistics of `tensors` of the model that those files are, and whether they were there; else they are
-        collected and kept."""
+        collected and kept.
+
+        Raises:
+            StepError: a tensor takes on values that are not finite.
+        """
         origin = " ".join((self.inputs, *(file_sha256(path) for path in model if path.exists())))
         # What cannot be read is collected anew.
         with contextlib.suppress(OSError, ValueError):
             statistics = Statistics.load(self.path)
             if statistics.origin == origin and statistics.tensors.keys() >= set(tensors):
                 return statistics, True
-        statistics = replace(collect(), origin=origin)
+        try:
+            statistics = replace(collect(), origin=origin)
+        except ValueError as error:
+            raise StepError(
+                str(error), hint="the images are finite, so the network overflows on them: is --preprocess its own?"
+            ) from error
         statistics.save(self.path)
         return statistics, False
 

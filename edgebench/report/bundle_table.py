@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgebench.report.calibration import MEANINGLESS
 from edgebench.report.units import MISSING, megabytes, percent
-from edgebench.types import Artifact, Bundle
+from edgebench.types import RANDOM, Artifact, Bundle
 
 __all__ = ["render"]
 
@@ -68,6 +69,12 @@ def _facts(bundle: Bundle) -> Text:
     lines.append(f"preprocessing: {bundle.preprocess.name if bundle.preprocess else 'none, inputs are taken as ready'}")
     if calibration is None:
         lines.append(f"parity over {over} RANDOM inputs: pass --calib to prove it on real images" if counts else "")
+    elif calibration.data == RANDOM:
+        int8 = ", ".join(artifact.name for artifact in bundle.artifacts if "method" in artifact.options) or "nothing"
+        lines.append(
+            f"calibration: {calibration.samples} RANDOM inputs, {calibration.method}; parity over {over} of them. "
+            f"{int8}: {MEANINGLESS}"
+        )
     else:
         lines.append(
             f"calibration: {calibration.samples} images of {calibration.data}, {calibration.method}; "

@@ -13,6 +13,7 @@ from rich.text import Text
 from edgebench.comparison import METRICS, Change, Comparison, Pair
 from edgebench.figures import figures
 from edgebench.gate import Decision
+from edgebench.report.calibration import calibrated_on_nothing
 from edgebench.report.units import MISSING, milliseconds, with_interval
 from edgebench.types import Cell, Run
 
@@ -143,6 +144,9 @@ def _notes(comparison: Comparison) -> list[str]:
                 f"artifacts that did not change moved by up to {100 * comparison.noise_floor:.1f} %, and the intervals "
                 "of the others are wider by that"
             )
+    lines.extend(
+        calibrated_on_nothing(cell.artifact for run in (comparison.before, comparison.after) for cell in run.cells)
+    )
     lines.extend(f"differs: {text}" for text in comparison.differs)
     lines.extend(f"not compared: {text}" for text in (*comparison.failed, *comparison.missing))
     return lines

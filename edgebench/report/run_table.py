@@ -13,6 +13,7 @@ from rich.text import Text
 from edgebench.errors import UsageError
 from edgebench.figures import Figures, GpuParts, baseline_cell, figures, is_precise
 from edgebench.report import compute_table
+from edgebench.report.calibration import calibrated_on_nothing
 from edgebench.report.runtime_matrix import runtime_matrices
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, plain, with_interval
 from edgebench.stats import Percentile
@@ -313,6 +314,7 @@ def _legend(run: Run) -> Text:
         )
     )
     lines.extend(_disagreements(run))
+    lines.extend(calibrated_on_nothing(cell.artifact for cell in run.cells))
     return Text("\n".join(line for line in lines if line), style="dim")
 
 
