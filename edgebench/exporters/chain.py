@@ -2,7 +2,8 @@
 
 source ──> torchscript
    ├─────> torch-export ──> executorch, executorch-int8
-   ├─────> onnx ──> onnx-sim ──> onnx-int8
+   ├─────> onnx ──> onnx-sim ──> onnx-int8 ──> ort-int8
+   │                   ├─────> onnx-fp16, onnx-w8, onnx-dynamic, ort
    │                   └─────> ncnn, where the source is ONNX
    ├─────> ncnn
    └─────> tflite ──> tflite-int8, tflite-int8-io, tflite-dynamic, tflite-fp16
@@ -35,7 +36,9 @@ from edgebench.exporters import (
     onnx,
     onnx_import,
     onnx_int8,
+    onnx_lower,
     onnx_sim,
+    ort,
     tflite,
     tflite_quantized,
     torch_export,
@@ -58,6 +61,11 @@ _STEPS = (
     onnx_import.STEP,
     onnx_sim.STEP,
     onnx_int8.STEP,
+    onnx_lower.FP16,
+    onnx_lower.W8,
+    onnx_lower.DYNAMIC,
+    ort.STEP,
+    ort.INT8_STEP,
     tflite.STEP,
     tflite_quantized.FP16,
     tflite_quantized.DYNAMIC,

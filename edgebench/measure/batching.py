@@ -58,7 +58,7 @@ def rebatched(path: Path, format: str, inputs: tuple[TensorSpec, ...], batch: in
     try:
         if own is None or any(spec.shape[:1] != (own,) for spec in inputs):
             raise Misfit("its inputs have no batch in common")
-        if format not in (*onnxruntime.FORMATS, *torchscript.FORMATS):
+        if format not in (*onnxruntime.ONNX_FORMATS, *torchscript.FORMATS):
             raise Misfit(f"the batch of the format `{format}` cannot be changed")
         return Rebatched(_find_file(path, format, inputs, batch, directory), wanted, None)
     except MissingExtra as error:

@@ -202,10 +202,11 @@ def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: J
 
 def _operators(times: OperatorTimes, subject: Subject) -> tuple[Operator, ...]:
     modules: list[Found] = []
-    if subject.ref.format.startswith("onnx"):
-        beside = [subject.path.parent / item.file for item in _lineage(subject)[:-1] if item.file is not None]
-        made_from = [path for path in beside if path.suffix == ".onnx" and path.is_file()]
-        files = [read_nodes(str(path)) for path in [*made_from, subject.path]]
+    if subject.ref.format.startswith(("onnx", "ort")):
+        lineage = [subject.path.parent / item.file for item in _lineage(subject)[:-1] if item.file is not None]
+        # Nodes are read from ONNX alone, and a graph keeps their names in onnxruntime's own format.
+        readable = [path for path in [*lineage, subject.path] if path.suffix != ".ort" and path.is_file()]
+        files = [read_nodes(str(path)) for path in readable]
         modules = onnx_modules.modules_of(times.graph, onnx_modules.file_names(files))
     elif subject.ref.format.startswith("tflite"):
         modules = tflite_modules.modules_of(times.graph)

@@ -24,7 +24,7 @@ from edgebench.agent.runtimes import (
     torchscript,
 )
 from edgebench.bundle import load_bundle, load_inputs
-from edgebench.errors import MissingExtra, SourceError, UsageError
+from edgebench.errors import MissingExtra, SourceError, UsageError, first_line
 from edgebench.files import file_sha256
 from edgebench.source.sniff import identify
 from edgebench.source.tflite_file import describe as describe_tflite
@@ -46,13 +46,13 @@ RUNTIMES = {
     **USUAL_RUNTIMES,
     "tflite-no-xnnpack": tflite.FORMATS,
     "openvino": openvino.FORMATS,
-    "onnxruntime-openvino": onnxruntime.FORMATS,
-    "onnxruntime-xnnpack": onnxruntime.FORMATS,
-    "onnxruntime-qnn": onnxruntime.FORMATS,
+    "onnxruntime-openvino": onnxruntime.ONNX_FORMATS,
+    "onnxruntime-xnnpack": onnxruntime.ONNX_FORMATS,
+    "onnxruntime-qnn": onnxruntime.ONNX_FORMATS,
     "torch-aot": torch_compiled.FORMATS,
     "torch-compiled-cuda": torch_compiled.FORMATS,
-    "onnxruntime-cuda": onnxruntime.FORMATS,
-    "onnxruntime-tensorrt": onnxruntime.FORMATS,
+    "onnxruntime-cuda": onnxruntime.ONNX_FORMATS,
+    "onnxruntime-tensorrt": onnxruntime.ONNX_FORMATS,
     "torchscript-cuda": torchscript.FORMATS,
 }
 # In place of a list of names: what is not there has a cell that says how to install it.
@@ -170,11 +170,14 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
 
 def _single_file(path: Path) -> Subject:
     with path.open("rb") as file:
-        format = _FOREIGN.get(file.read(8)[4:])
-    if format is not None:
+        identifier = file.read(8)[4:]
+    if (format := _FOREIGN.get(identifier)) is not None:
         # The tool makes its own inputs.
         ref = ArtifactRef(path.stem, format, None, file_sha256(path))
         return Subject(ref, path, (), (), None, (), fed_with="what its tool makes up")
+    if identifier == onnxruntime.ORT_IDENTIFIER:
+        inputs, outputs = _describe_ort(path)
+        return Subject(ArtifactRef(path.stem, "ort", None, file_sha256(path)), path, inputs, outputs, None, ())
     if is_tflite(path):
         precision, inputs, outputs = _describe_tflite(path)
         return Subject(ArtifactRef(path.stem, "tflite", precision, file_sha256(path)), path, inputs, outputs, None, ())
@@ -201,6 +204,18 @@ def _describe_onnx(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tupl
     if described.external:
         raise UsageError(f"{path} keeps its weights in other files", hint=f"export it first: edgebench export {path}")
     return described.precision, _one_at_a_time(path, described.inputs), described.outputs
+
+
+def _describe_ort(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    try:
+        inputs, outputs = _specs_by_runtime(path)
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "torch") from error
+    except Exception as error:  # onnxruntime has a type for each of its error codes.
+        raise SourceError(
+            f"{path} does not load: {first_line(error)}", hint="copy or export it again, and compare its size"
+        ) from error
+    return _one_at_a_time(path, inputs), outputs
 
 
 def _describe_tflite(path: Path) -> tuple[str | None, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -254,7 +269,7 @@ def _specs_by_runtime(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
     switch_telemetry_off()
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = InferenceSession(str(path), onnxruntime.options_for(str(path), 1), providers=[onnxruntime.PROVIDER])
 
     def specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
         dtypes = {"float": "float32", "double": "float64"}

@@ -31,8 +31,6 @@ _WEIGHTS_SUFFIXES = (".pth", ".pt", ".th", ".pt2", ".ckpt", ".bin", ".onnx", ".p
 _NESTED_LIMIT_BYTES = 64 << 20
 
 _EXPORTED = {b"TFL3": "a TFLite file", b"ORTM": "an ONNX Runtime format file", b"ET12": "an ExecuTorch program"}
-# Of these some can be measured.
-_MEASURED = (b"TFL3", b"ET12")
 _FOREIGN = (
     (b"\x89HDF", "an HDF5 file, as Keras writes them", "convert it to ONNX with tf2onnx and give the .onnx"),
     (b"GGUF", "a GGUF file of a language model", "language models in GGUF are for llama.cpp"),
@@ -151,8 +149,7 @@ def _classify(spec: str, path: Path, content: mmap.mmap) -> tuple[SourceKind, tu
     if exported := _EXPORTED.get(content[4:8]):
         raise SourceError(
             f"{spec} is {exported}, an end product of an export",
-            hint=(f"measure it: edgebench bench {spec}; or " if content[4:8] in _MEASURED else "")
-            + "export from the network that it was made of",
+            hint=f"measure it: edgebench bench {spec}; or export from the network that it was made of",
         )
     for magic, what, hint in _FOREIGN:
         if content[: len(magic)].lower() == magic.lower():

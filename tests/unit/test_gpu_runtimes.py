@@ -146,7 +146,8 @@ def _measure(*jobs: Job, directory: Path, library: str = NO_LIBRARY, **changes: 
 def test_a_gpu_runtime_is_found_and_known_as_one_without_its_library(runtime: str) -> None:
     module = find(runtime)
     assert on_gpu(runtime)
-    assert module.FORMATS == find(runtime.partition("-")[0]).FORMATS
+    # Beside what is optimised for the CPU.
+    assert set(find(runtime.partition("-")[0]).FORMATS) - set(module.FORMATS) <= {"ort", "ort-int8"}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torchscript", "null", "no such runtime"])

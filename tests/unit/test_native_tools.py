@@ -836,7 +836,7 @@ def test_executor_runner_is_asked_for_warm_up_and_runs_together() -> None:
 def test_each_format_has_one_tool() -> None:
     formats = [name for tool in TOOLS.values() for name in tool.FORMATS]
 
-    assert sorted(formats) == sorted(["executorch", *onnxruntime.FORMATS, *tflite.FORMATS])
+    assert sorted(formats) == sorted(["executorch", *onnxruntime.ONNX_FORMATS, *tflite.FORMATS])
 
 
 @pytest.mark.parametrize("name", TOOLS)

@@ -105,6 +105,8 @@ def test_ncnn_is_not_fed_a_batch_or_another_type(dtype: str, shape: tuple[int, .
         ("source", ("ncnn",), ["ncnn"]),
         ("onnx-source", ("ncnn",), ["onnx", "onnx-sim", "ncnn"]),
         ("source", ("executorch-int8",), ["torch-export", "executorch-int8"]),
+        ("source", ("ort-int8",), ["onnx", "onnx-sim", "onnx-int8", "ort-int8"]),
+        ("onnx-source", ("onnx-w8", "onnx"), ["onnx", "onnx-w8"]),
     ],
 )
 def test_what_a_format_is_made_from_depends_on_the_source(

@@ -227,6 +227,7 @@ def safetensors() -> bytes:
     [
         (b"", "is empty", "download it again"),
         (b"\x1c\0\0\0TFL3" + bytes(32), "TFLite file", "network that it was made of"),
+        (b"\x18\0\0\0ORTM" + bytes(32), "ONNX Runtime format file", "measure it: edgebench bench"),
         (safetensors(), "safetensors", "torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "web page", "fetch the file itself"),

@@ -35,9 +35,9 @@ def profile(job: Job, runtime: Any) -> OperatorTimes:
     feeds = [runtime.prepare(feed) for feed in read_feeds(job.feeds)]
     with tempfile.TemporaryDirectory() as scratch:
         plain = onnxruntime.InferenceSession(
-            job.artifact, runtime.session_options(job.threads), providers=[runtime.PROVIDER]
+            job.artifact, runtime.options_for(job.artifact, job.threads), providers=[runtime.PROVIDER]
         )
-        options = runtime.session_options(job.threads)
+        options = runtime.options_for(job.artifact, job.threads)
         options.enable_profiling = True
         options.profile_file_prefix = os.path.join(scratch, "profile")
         optimised = os.path.join(scratch, "optimised.onnx")

@@ -8,9 +8,13 @@ from ..feeds import Feed
 from ..wire import TensorSpec
 from . import Unsupported
 
-FORMATS = ("onnx", "onnx-sim", "onnx-int8")
+ONNX_FORMATS = ("onnx", "onnx-sim", "onnx-int8", "onnx-fp16", "onnx-w8", "onnx-dynamic")
+FORMATS = (*ONNX_FORMATS, "ort", "ort-int8")
 INSTALL = "pip install onnxruntime"
 PROVIDER = "CPUExecutionProvider"
+
+# Bytes 4 to 7 of a file in onnxruntime's own format.
+ORT_IDENTIFIER = b"ORTM"
 
 
 def load_library() -> str:
@@ -36,8 +40,18 @@ def open_session(path: str, threads: int) -> OrtSession:
     """An inference session of the CPU provider with `threads` intra-op threads."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, session_options(threads), providers=[PROVIDER])
+    session = onnxruntime.InferenceSession(path, options_for(path, threads), providers=[PROVIDER])
     return OrtSession(session)
+
+
+def options_for(path: str, threads: int) -> Any:
+    """`session_options` for the file at `path`, of whichever of the two formats."""
+    options = session_options(threads)
+    with open(path, "rb") as file:
+        # onnxruntime goes by the name, and pushed files have none.
+        if file.read(8)[4:] == ORT_IDENTIFIER:
+            options.add_session_config_entry("session.load_model_format", "ORT")
+    return options
 
 
 def session_options(threads: int) -> Any:

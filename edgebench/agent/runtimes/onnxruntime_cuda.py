@@ -14,7 +14,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..probes import cuda
 from . import Unsupported, onnxruntime_providers
-from .onnxruntime import FORMATS, OrtSession, prepare
+from .onnxruntime import ONNX_FORMATS as FORMATS
+from .onnxruntime import OrtSession, prepare
 from .onnxruntime_providers import node_types, placement, recording_options
 
 __all__ = ["FORMATS", "INSTALL", "ON_GPU", "load_library", "open_session", "prepare"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 
 from . import onnxruntime_providers
-from .onnxruntime import FORMATS, OrtSession, prepare
+from .onnxruntime import ONNX_FORMATS as FORMATS
+from .onnxruntime import OrtSession, prepare
 
 __all__ = ["FORMATS", "INSTALL", "load_library", "open_session", "prepare"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import onnxruntime_providers
-from .onnxruntime import FORMATS, OrtSession, prepare
+from .onnxruntime import ONNX_FORMATS as FORMATS
+from .onnxruntime import OrtSession, prepare
 
 __all__ = ["FORMATS", "INSTALL", "load_library", "open_session", "prepare"]
 

@@ -12,8 +12,10 @@ from typing import Any, Dict, List, Tuple
 from ..feeds import Feed
 from ..wire import TensorSpec
 from . import Unsupported
+from .onnxruntime import ONNX_FORMATS as FORMATS
 
-FORMATS = ("onnx", "onnx-sim", "onnx-int8")
+__all__ = ["FORMATS", "INSTALL", "load_library", "open_session", "prepare"]
+
 INSTALL = "pip install openvino"
 
 _DEVICE = "CPU"

@@ -17,12 +17,14 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from edgebench.agent.runtimes import onnxruntime
 from edgebench.agent.wire import WIRE_VERSION, Measurement, Summary
 from edgebench.targets.native.reading import Figure, Log, ToolOutputError, rounded_ns
 
 __all__ = ["CANNOT", "FORMATS", "RUNTIME", "argv", "parse"]
 
-FORMATS: tuple[str, ...] = ("onnx", "onnx-sim", "onnx-int8")
+# It goes by a file's name for onnxruntime's own format, and pushed files have none.
+FORMATS: tuple[str, ...] = onnxruntime.ONNX_FORMATS
 RUNTIME: str = "onnxruntime"
 CANNOT: tuple[str, ...] = (
     "It gives no single times and no spread but its percentiles.",
