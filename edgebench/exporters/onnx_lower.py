@@ -8,7 +8,6 @@ from typing import Any
 
 from edgebench.exporters.onnx import written_opset
 from edgebench.exporters.steps import Parent, Step, StepInput, StepResult
-from edgebench.quantize.settings import for_machine
 
 __all__ = ["DYNAMIC", "FP16", "W8"]
 
@@ -70,5 +69,5 @@ DYNAMIC = _step(
     "int8-dynamic",
     _dynamic,
     # Activations are unsigned in every case: DynamicQuantizeLinear knows no other.
-    lambda settings: {"reduce_range": bool(for_machine(settings["machine"]).get("reduce_range", False))},
+    lambda settings: {"reduce_range": settings["int8"]["weight_bits"] < 8},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from edgebench.agent.environment import switch_telemetry_off
 from edgebench.errors import StepError
-from edgebench.quantize.calibration import activations_of, minmax_ranges
+from edgebench.quantize.graph import Graph
+from edgebench.quantize.statistics import collect
 
 __all__ = ["write_float16"]
 
@@ -34,7 +36,7 @@ def write_float16(source: Path, out: Path, feeds: Iterable[Mapping[str, Any]]) -
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.shape_inference.infer_shapes(onnx.load(source))
-    for what, value in _beyond(model, feeds):
+    for what, value in (*_large_weights(model), *_large_activations(model, feeds)):
         raise StepError(f"{what} reaches {value:.3g}, and float16 ends at {_LARGEST:.0f}")
     converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
     _drop_repeated(converted.model.graph)
@@ -44,7 +46,7 @@ def write_float16(source: Path, out: Path, feeds: Iterable[Mapping[str, Any]]) -
     onnx.save(converted.model, out)
 
 
-def _beyond(model: Any, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+def _large_weights(model: Any) -> Iterator[tuple[str, float]]:
     """What float16 cannot hold, and its largest absolute value."""
     from onnx import numpy_helper
 
@@ -54,10 +56,18 @@ def _beyond(model: Any, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[st
             largest = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
             if largest > _LARGEST:
                 yield f"the weight {tensor.name}", largest
-    tensors = activations_of(model, frozenset(node.op_type for node in model.graph.node))
-    for name, (low, high) in minmax_ranges(model, tensors, feeds).items():
-        if max(-low, high) > _LARGEST:
-            yield f"the activation {name}", float(max(-low, high))
+
+
+def _large_activations(model: Any, feeds: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="edgebench-fp16-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.save(model, path)
+        found = collect(path, list(Graph(path).shapes), feeds, histograms=False)
+    for name, item in found.tensors.items():
+        if max(-item.low, item.high) > _LARGEST:
+            yield f"the activation {name}", max(-item.low, item.high)
 
 
 def _drop_repeated(graph: Any) -> None:

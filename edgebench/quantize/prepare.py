@@ -7,6 +7,7 @@ from typing import Any
 
 from edgebench.errors import StepError
 from edgebench.quantize.graph import Graph
+from edgebench.quantize.rewrite import rewritten
 
 __all__ = ["prepared"]
 
@@ -18,9 +19,9 @@ _OLDEST_IR_VERSION = 7
 _LEAST_EXTERNAL_BYTES = 1024
 
 
-def prepared(source: Path, directory: Path) -> Graph:
+def prepared(source: Path, directory: Path) -> tuple[Graph, tuple[str, ...]]:
     """The model at `source` in `directory`, optimised as far as it stays portable: onnxruntime's basic level, which
-    folds batch norms and constants.
+    folds batch norms and constants, and rewritten where int8 has no kernel; sentences on the latter.
 
     Raises:
         StepError: it cannot be quantized.
@@ -40,11 +41,20 @@ def prepared(source: Path, directory: Path) -> Graph:
     used = {node.domain for node in graph.nodes}
     for entry in [entry for entry in graph.model.opset_import if entry.domain not in used | {"", "ai.onnx"}]:
         graph.model.opset_import.remove(entry)
-    del graph.proto.value_info[:]
-    # The graph is small without its weights; the known sizes are what it is asked for.
-    graph.model.CopyFrom(onnx.shape_inference.infer_shapes(graph.model, data_prop=True))
+    _infer_shapes(graph.model)
+    notes = rewritten(graph.model)
+    if notes:
+        _infer_shapes(graph.model)
     graph.save()
-    return Graph(path)
+    return Graph(path), notes
+
+
+def _infer_shapes(model: Any) -> None:
+    import onnx
+
+    del model.graph.value_info[:]
+    # The graph is small without its weights; the known sizes are what it is asked for.
+    model.CopyFrom(onnx.shape_inference.infer_shapes(model, data_prop=True))
 
 
 def _refuse(model: Any) -> None:

@@ -25,6 +25,7 @@ from edgebench.quantize.placement import Placement, find_places, with_light_sour
 from edgebench.quantize.prepare import prepared
 from edgebench.quantize.qdq import Scheme, quantized_model
 from edgebench.quantize.ranges import ranges
+from edgebench.quantize.rewrite import without_scalings
 from edgebench.quantize.settings import METHODS, Settings
 from edgebench.quantize.statistics import Kept, Statistics, collect
 from edgebench.quantize.survey import survey
@@ -60,8 +61,8 @@ class Quantizer:
         self.scratch = scratch
         self._feeds = feeds
         self.settings = settings
-        self.notes: list[str] = []
-        self.graph = prepared(source, scratch)
+        self.graph, rewrites = prepared(source, scratch)
+        self.notes = list(rewrites)
         self._kept = frozenset(settings.floats)
         self.placement = find_places(self.graph, kept=self._kept)
         if not self.placement.int8:
@@ -128,6 +129,7 @@ class Quantizer:
         )
         corrected = self.settings.correct_bias if correct_bias is None else correct_bias
         model = quantized_model(self.graph, places, found, scheme, self._means if corrected else None)
+        without_scalings(model)
         if model.ByteSize() > _LARGEST_FILE_BYTES:
             raise StepError("its int8 form is larger than 2 GB, which one file cannot hold")
         onnx.save(model, out)

@@ -35,7 +35,7 @@ def saved(model: Any, path: Path) -> Path:
 
 def equalized(source: Path, scratch: Path, inputs: list[Any]) -> tuple[Path, int, float]:
     """The float file after it, how many groups changed and by how much."""
-    graph = prepared(source, scratch)
+    graph, _ = prepared(source, scratch)
     places = find_places(graph)
     names = [name for name in places.quantized if len(graph.shapes[name]) in (2, 4)]
     _, changed, largest = equalize(graph, places, survey(graph, names, inputs))
@@ -91,8 +91,8 @@ def test_a_clipped_channel_only_grows_and_is_cut_off_where_it_was(tmp_path: Path
     path, changed, _ = equalized(source, tmp_path, feeds())
     assert changed == 1
     assert output_sqnr_db(answers(source, feeds()), answers(path, feeds())) > 100
-    before = survey(prepared(source, _made(tmp_path / "before")), ["clip"], feeds())["clip"]
-    after = survey(prepared(path, _made(tmp_path / "after")), ["clip"], feeds())["clip"]
+    before = survey(prepared(source, _made(tmp_path / "before"))[0], ["clip"], feeds())["clip"]
+    after = survey(prepared(path, _made(tmp_path / "after"))[0], ["clip"], feeds())["clip"]
     growth = after.peak / before.peak
     assert growth[0] > 10
     assert growth[1] == 1
@@ -104,7 +104,7 @@ def test_what_something_else_reads_is_left_alone(tmp_path: Path) -> None:
     net.conv("conv1", "input")
     net.conv("conv2", net.add("Relu", "relu", ["conv1"]))
     net.add("Tanh", "other", ["relu"])
-    graph = prepared(net.save(tmp_path / "net.onnx", "conv2", "other"), tmp_path)
+    graph, _ = prepared(net.save(tmp_path / "net.onnx", "conv2", "other"), tmp_path)
     assert groups_of(graph) == []
 
 
@@ -113,7 +113,7 @@ def test_weights_that_two_layers_share_are_left_alone(tmp_path: Path) -> None:
     net.conv("conv1", "input")
     relu = net.add("Relu", "relu", ["conv1"])
     net.add("Conv", "again", [relu, "conv1.w", "conv1.b"], pads=[1, 1, 1, 1])
-    graph = prepared(net.save(tmp_path / "net.onnx", "again"), tmp_path)
+    graph, _ = prepared(net.save(tmp_path / "net.onnx", "again"), tmp_path)
     assert groups_of(graph) == []
 
 
@@ -125,7 +125,7 @@ def test_a_gate_weighs_channels_and_does_not_share_their_scale(tmp_path: Path) -
     net.add("Sigmoid", "gate", [net.conv("squeeze", pooled)])
     net.conv("conv2", net.add("Mul", "gated", [relu, "gate"]))
     source = net.save(tmp_path / "net.onnx", "conv2")
-    graph = prepared(source, _made(tmp_path / "groups"))
+    graph, _ = prepared(source, _made(tmp_path / "groups"))
     (group,) = groups_of(graph)
     assert group.tensors == {"conv1", "relu", "pooled", "gated"}
     path, _, _ = equalized(source, tmp_path, feeds())
@@ -149,7 +149,7 @@ def test_a_convolution_in_groups_is_scaled_by_its_own_channels(tmp_path: Path) -
 def test_a_survey_tells_each_channel_apart(tmp_path: Path) -> None:
     net = Net()
     net.conv("conv", "input")
-    graph = prepared(net.save(tmp_path / "net.onnx", "conv"), tmp_path)
+    graph, _ = prepared(net.save(tmp_path / "net.onnx", "conv"), tmp_path)
     given = feeds(4)
     found = survey(graph, ["input"], given)["input"]
     stacked = np.stack([feed["input"][0] for feed in given])

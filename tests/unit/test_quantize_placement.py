@@ -117,7 +117,7 @@ def test_everything_of_a_residual_network_computes_in_int8_and_its_scores_are_fl
 
 
 def test_a_node_that_is_kept_reads_values_that_were_never_quantized(tmp_path: Path) -> None:
-    graph = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
+    graph, _ = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
     places = find_places(graph, kept=frozenset({"conv2"}))
     # What computes its input gives up int8 with it.
     assert not places.int8 & {"conv1", "conv2"}
@@ -128,7 +128,7 @@ def test_a_node_that_is_kept_reads_values_that_were_never_quantized(tmp_path: Pa
 
 @pytest.mark.parametrize("kept", ["Conv", "conv1.node", "conv1"])
 def test_nodes_are_kept_by_kind_by_name_and_by_result(tmp_path: Path, kept: str) -> None:
-    graph = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
+    graph, _ = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
     assert "conv1" not in find_places(graph, kept=frozenset({kept})).int8
 
 
@@ -136,7 +136,7 @@ def test_a_light_node_between_float_ones_stays_float(tmp_path: Path) -> None:
     net = Net()
     net.add("Add", "sum", [net.add("Tanh", "a", ["input"]), net.add("Sin", "b", ["input"])])
     net.conv("conv", net.add("Softplus", "c", ["sum"]))
-    graph = prepared(net.save(tmp_path / "net.onnx", "conv"), tmp_path)
+    graph, _ = prepared(net.save(tmp_path / "net.onnx", "conv"), tmp_path)
     assert find_places(graph).int8 == {"conv"}
 
 
@@ -159,7 +159,7 @@ def test_the_parts_of_a_concatenation_have_its_scale_unless_others_read_them(tmp
     net.conv("shared", "input")
     net.conv("after", net.add("Concat", "both", ["alone", "shared"], axis=1), inputs=16)
     net.add("Add", "out", ["after", "shared"])
-    graph = prepared(net.save(tmp_path / "net.onnx", "out"), tmp_path)
+    graph, _ = prepared(net.save(tmp_path / "net.onnx", "out"), tmp_path)
     places = find_places(graph)
     assert places.scale_of("alone") == "both"
     assert places.scale_of("shared") == "shared"
@@ -230,7 +230,7 @@ def test_sixteen_bits_of_activations_lose_less_than_eight(tmp_path: Path) -> Non
 
 
 def test_a_sum_that_a_wide_product_reads_is_wide_as_well(tmp_path: Path) -> None:
-    graph = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
+    graph, _ = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
     assert with_light_sources(graph, frozenset({"scores"})) == {"scores", "pool", "sum"}
 
 
