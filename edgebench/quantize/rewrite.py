@@ -104,9 +104,9 @@ def _pool_means(graph: Any) -> int:
         count += 1
         result = node.output[0]
         pooled = result if settings.get("keepdims", 1) else f"{result}/pooled"
-        nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], node.name))
+        nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], f"{result}/pool"))
         if pooled != result:
-            nodes.append(helper.make_node("Flatten", [pooled], [result], f"{node.name}/flat"))
+            nodes.append(helper.make_node("Flatten", [pooled], [result], f"{result}/flat"))
     _replace(graph.node, nodes)
     return count
 
@@ -135,9 +135,9 @@ def _split_hard_activations(graph: Any) -> int:
             ("Add", [f"{result}/scaled", f"{result}/offset"], f"{result}/sum"),
             ("Clip", [f"{result}/sum", f"{result}/low", f"{result}/high"], gate),
         ):
-            nodes.append(helper.make_node(kind, inputs, [output], f"{node.name}/{kind}"))
+            nodes.append(helper.make_node(kind, inputs, [output], f"{result}/{kind}"))
         if swish:
-            nodes.append(helper.make_node("Mul", [source, gate], [result], node.name))
+            nodes.append(helper.make_node("Mul", [source, gate], [result], f"{result}/product"))
     _replace(graph.node, nodes)
     return count
 
