@@ -80,7 +80,15 @@ def without_scalings(model: Any) -> int:
         graph.node.remove(product)
         graph.node.remove(quantizer)
         removed += 1
+    _drop_unread(graph)
     return removed
+
+
+def _drop_unread(graph: Any) -> None:
+    """Drop the conversions of constants that nothing reads any more; onnxruntime would run them."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in [node for node in graph.node if not read.intersection(node.output)]:
+        graph.node.remove(node)
 
 
 def _pool_means(graph: Any) -> int:
