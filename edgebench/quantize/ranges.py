@@ -20,11 +20,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebench.quantize.settings import RANGE_METHODS
 from edgebench.quantize.statistics import BINS, Statistics, TensorStatistics
 
-__all__ = ["HISTOGRAM_METHODS", "METHODS", "ranges"]
+__all__ = ["HISTOGRAM_METHODS", "ranges"]
 
-METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 HISTOGRAM_METHODS = frozenset({"percentile", "entropy", "mse"})
 
 _Ends = tuple[float, float]
@@ -48,8 +48,8 @@ def ranges(
     Raises:
         ValueError: an unknown method, a percentile outside of (0, 100], or no histograms for a method that reads them.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown calibration method `{method}`; there are: {', '.join(METHODS)}")
+    if method not in RANGE_METHODS:
+        raise ValueError(f"unknown calibration method `{method}`; there are: {', '.join(RANGE_METHODS)}")
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile {percentile} is not between 0 and 100")
     choose: dict[str, Callable[[TensorStatistics], _Ends]] = {

@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgebench.quantize import ranges
+__all__ = ["METHODS", "RANGE_METHODS", "TARGETS", "Settings", "for_target", "target_of"]
 
-__all__ = ["METHODS", "TARGETS", "Settings", "for_target", "target_of"]
-
-METHODS = ("auto", *ranges.METHODS)
+# Without numpy, for `--help`.
+RANGE_METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+METHODS = ("auto", *RANGE_METHODS)
 _ARM = ("aarch64", "arm64", "armv7l", "armv8l")
 _WITHOUT_SATURATION = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 _X86: dict[str, Any] = {"activations": "uint8", "weights": "int8"}

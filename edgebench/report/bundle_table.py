@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgebench.report import trade_off_table
 from edgebench.report.calibration import MEANINGLESS
 from edgebench.report.units import MISSING, megabytes, percent
 from edgebench.types import RANDOM, Artifact, Bundle
@@ -25,6 +26,11 @@ def render(bundle: Bundle, path: Path, reused: frozenset[str]) -> RenderableType
         table.add_row(*_row(artifact, artifact.name in reused))
     lines: list[RenderableType] = [Text(f"{bundle.name}: {_source(bundle)}", style="bold"), table, _facts(bundle)]
     lines.extend(_note(artifact) for artifact in bundle.artifacts if artifact.reason or artifact.notes)
+    lines.extend(
+        trade_off_table.render(artifact.name, artifact.trade_off)
+        for artifact in bundle.artifacts
+        if artifact.trade_off is not None
+    )
     if any(artifact.status == "ok" for artifact in bundle.artifacts):
         lines.append(Text(f"next: edgebench bench {path}", style="bold"))
     return Group(*lines)

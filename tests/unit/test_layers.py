@@ -77,6 +77,7 @@ def test_arrows_go_one_way(path: Path) -> None:
                 "gate",
                 "profiling",
                 "sustained",
+                "trade_off",
                 "errors",
             }, f"report must not import {other}"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from edgebench.quantize.ranges import METHODS, ranges
+from edgebench.quantize.ranges import ranges
+from edgebench.quantize.settings import RANGE_METHODS as METHODS
 from edgebench.quantize.statistics import BINS, Accumulator, Statistics, TensorStatistics
 
 GENERATOR = np.random.default_rng(7)

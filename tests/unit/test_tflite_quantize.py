@@ -114,7 +114,7 @@ def test_another_method_takes_the_statistics_and_runs_no_input(tmp_path: Path) -
     notes = _quantize(
         path, tmp_path / "other.tflite", method="percentile", integer_io=True, feeds=lambda: pytest.fail("it ran one")
     )
-    assert notes[1] == "ranges by percentile, from the statistics in kept.npz: no calibration input was run"
+    assert notes[1] == "ranges by percentile, from the statistics in kept.npz, which were not collected again"
     # An eighth of the 12 values of x is left out at each end, the outermost one: -3 is there twice, then comes 5.
     # Bins are 1/256 wide.
     (scale,) = describe(tmp_path / "other.tflite").inputs[0].scales
