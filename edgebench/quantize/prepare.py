@@ -98,6 +98,7 @@ def _optimize(source: Path, out: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(out)
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
     for key, value in (
         ("session.optimized_model_external_initializers_file_name", out.with_suffix(".weights").name),
         ("session.optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_EXTERNAL_BYTES)),

@@ -30,7 +30,16 @@ from numpy.typing import NDArray
 from edgebench.errors import StepError
 from edgebench.files import file_sha256, write_atomically
 
-__all__ = ["BINS", "Accumulator", "Kept", "Statistics", "TensorStatistics", "collect", "sampling_stride"]
+__all__ = [
+    "BINS",
+    "Accumulator",
+    "Kept",
+    "Statistics",
+    "TensorStatistics",
+    "bounded_by_zero",
+    "collect",
+    "sampling_stride",
+]
 
 # On each side of zero.
 BINS = 2048
@@ -338,7 +347,7 @@ def _probes(graph: Any, tensors: Sequence[str], *, histograms: bool) -> list[_Pr
         graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
         return name
 
-    shapes, bounded, maps = _shapes(graph), _bounded_by_zero(graph), _feature_maps(graph)
+    shapes, bounded, maps = _shapes(graph), bounded_by_zero(graph), _feature_maps(graph)
     flat, begin, end = constant(-1, "edgebench.flat"), constant(0, "edgebench.begin"), constant(2**62, "edgebench.end")
     probes = []
     for index, tensor in enumerate(tensors):
@@ -376,7 +385,7 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _bounded_by_zero(graph: Any) -> frozenset[str]:
+def bounded_by_zero(graph: Any) -> frozenset[str]:
     """The results of Relu, and of Clip from zero on."""
     from onnx import numpy_helper
 

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.quantize.graph import Graph
+from edgebench.quantize.statistics import bounded_by_zero
 
 __all__ = ["Channels", "survey"]
-
-_KINDS = ("ReduceMin", "ReduceMax", "ReduceMean")
 
 
 @dataclass(frozen=True)
@@ -50,47 +49,33 @@ class Channels:
 
 
 def survey(graph: Graph, tensors: Sequence[str], feeds: Iterable[Mapping[str, Any]]) -> dict[str, Channels]:
-    """The channels of each of `tensors`, which are `[N, C]` or `[N, C, ...]`.
+    """The channels of each of `tensors`, which are `[N, C]` or `[N, C, H, W]`.
 
     Raises:
         ValueError: there are no feeds.
     """
     import onnx
     import onnxruntime
-    from onnx import TensorProto, helper
 
     if not tensors:
         return {}
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    del model.graph.output[:]
-    names = []
-    for number, tensor in enumerate(tensors):
-        axes = [axis for axis in range(len(graph.shapes[tensor])) if axis != 1]
-        for kind in _KINDS:
-            name = f"edgebench.{kind}.{number}"
-            # The axes became an input with operator set 18.
-            if graph.opset >= 18:
-                model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(axes, np.int64), f"{name}.axes"))
-                node = helper.make_node(kind, [tensor, f"{name}.axes"], [name], keepdims=0)
-            else:
-                node = helper.make_node(kind, [tensor], [name], keepdims=0, axes=axes)
-            model.graph.node.append(node)
-            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-            names.append(name)
+    looks = _add_looks(model.graph, graph, tensors)
     path = graph.path.with_name("survey.onnx")
     onnx.save(model, path)
     options = onnxruntime.SessionOptions()
+    # As in `statistics`: its usual order and plan keep every tensor until the end.
+    options.enable_mem_pattern = False
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    seen: list[Any] = []
+    names = list(dict.fromkeys(name for look in looks for name in look if name is not None))
+    seen: list[Channels] = []
     count = 0
     for feed in feeds:
-        values = session.run(names, dict(feed))
-        each = [
-            Channels(low, high, np.maximum(-low, high), mean)
-            for low, high, mean in zip(values[0::3], values[1::3], values[2::3], strict=True)
-        ]
+        values = dict(zip(names, session.run(names, dict(feed)), strict=True))
+        each = [_channels(*(None if name is None else values[name] for name in look)) for look in looks]
         seen = [one.joined(other) for one, other in zip(seen, each, strict=True)] if count else each
         count += 1
     if not count:
@@ -100,3 +85,46 @@ def survey(graph: Graph, tensors: Sequence[str], feeds: Iterable[Mapping[str, An
         tensor: Channels(sums.low, sums.high, sums.typical * share, sums.mean * share)
         for tensor, sums in zip(tensors, seen, strict=True)
     }
+
+
+def _add_looks(proto: Any, graph: Graph, tensors: Sequence[str]) -> list[tuple[str | None, str, str]]:
+    """Make outputs of `proto` what tells the low end (None where it is zero), the high end and the mean of the channels
+    of each of `tensors`; their names."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    bounded = bounded_by_zero(graph.proto)
+    axes = "edgebench.axes"
+    proto.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), axes))
+    added: list[Any] = []
+    looks: list[tuple[str | None, str, str]] = []
+    for number, tensor in enumerate(tensors):
+        low, high, mean = (f"edgebench.{kind}.{number}" for kind in ("low", "high", "mean"))
+        if len(graph.shapes[tensor]) == 2:
+            added.append(helper.make_node("Identity", [tensor], [high]))
+            looks.append((high, high, high))
+            continue
+        # These read the blocked layout of onnxruntime's convolutions as it is.
+        added.append(helper.make_node("GlobalMaxPool", [tensor], [high]))
+        added.append(helper.make_node("GlobalAveragePool", [tensor], [mean]))
+        if tensor in bounded:
+            looks.append((None, high, mean))
+            continue
+        # The axes became an input with operator set 18.
+        inputs, attributes = ([tensor, axes], {}) if graph.opset >= 18 else ([tensor], {"axes": [2, 3]})
+        added.append(helper.make_node("ReduceMin", inputs, [low], **attributes))
+        looks.append((low, high, mean))
+    # onnxruntime starts with the last leaf of the graph and what that needs.
+    proto.node.extend(reversed(added))
+    del proto.output[:]
+    proto.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for node in added for name in node.output
+    )
+    return looks
+
+
+def _channels(low: NDArray[Any] | None, high: NDArray[Any], mean: NDArray[Any]) -> Channels:
+    """Those of one input, from `[N, C, ...]` each."""
+    others = tuple(axis for axis in range(high.ndim) if axis != 1)
+    most = high.max(axis=others)
+    least = np.zeros_like(most) if low is None else low.min(axis=others)
+    return Channels(least, most, np.maximum(-least, most), mean.mean(axis=others))
