@@ -155,22 +155,26 @@ class Quantizer:
         return {name: channel.mean for name, channel in channels.items()}
 
     def _choose(self) -> None:
+        assert self.statistics is not None
         # Others than equalisation was made for, where there are others.
-        feeds = list(islice(self._feeds(), _SURVEYED_FEEDS, _SURVEYED_FEEDS + _COMPARED_FEEDS))
-        feeds = feeds or list(islice(self._feeds(), _COMPARED_FEEDS))
-        expected = answers(self.source, feeds)
+        first = max(0, min(_SURVEYED_FEEDS, self.statistics.inputs - _COMPARED_FEEDS))
+
+        def ask(model: Path) -> list[list[NDArray[Any]]]:
+            return answers(model, islice(self._feeds(), first, first + _COMPARED_FEEDS))
+
+        expected = ask(self.source)
         path = self.scratch / "candidate.onnx"
         tried = []
         for method in METHODS[1:]:
             self.write(path, method=method)
-            tried.append(Choice(method, output_sqnr_db(expected, answers(path, feeds))))
+            tried.append(Choice(method, output_sqnr_db(expected, ask(path))))
         best = max(tried, key=lambda choice: choice.sqnr_db)
         self._method = best.method
         told = ", ".join(f"{choice.method} {choice.sqnr_db:.1f}" for choice in tried)
-        self.notes.append(f"SQNR in dB over {len(feeds)} calibration images: {told}")
+        self.notes.append(f"SQNR in dB over {len(expected)} calibration images: {told}")
         if self.settings.correct_bias:
             self.write(path, correct_bias=False)
-            without = output_sqnr_db(expected, answers(path, feeds))
+            without = output_sqnr_db(expected, ask(path))
             if without > best.sqnr_db:
                 self.settings = replace(self.settings, correct_bias=False)
                 self.notes.append(f"biases are not corrected: {without:.1f} dB without, {best.sqnr_db:.1f} dB with it")
@@ -194,6 +198,7 @@ def output_sqnr_db(expected: Sequence[Sequence[NDArray[Any]]], found: Sequence[S
 
 
 def answers(path: Path, feeds: Iterable[Mapping[str, Any]]) -> list[list[NDArray[Any]]]:
+    """What the model at `path` answers to each of `feeds`: its outputs, in order."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -75,7 +75,9 @@ def survey(graph: Graph, tensors: Sequence[str], feeds: Iterable[Mapping[str, An
     count = 0
     for feed in feeds:
         values = dict(zip(names, session.run(names, dict(feed)), strict=True))
-        each = [_channels(*(None if name is None else values[name] for name in look)) for look in looks]
+        each = [
+            _channels(None if low is None else values[low], values[high], values[mean]) for low, high, mean in looks
+        ]
         seen = [one.joined(other) for one, other in zip(seen, each, strict=True)] if count else each
         count += 1
     if not count:
