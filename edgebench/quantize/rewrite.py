@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebench.quantize.weights import drop_unread
+
 __all__ = ["rewritten", "without_scalings"]
 
 _STANDARD = ("", "ai.onnx")
@@ -43,6 +45,7 @@ def rewritten(model: Any) -> tuple[str, ...]:
     """
     pools = _pool_means(model.graph)
     hard = _split_hard_activations(model.graph)
+    drop_unread(model.graph)
     said = []
     if pools:
         said.append(f"{pools} means over an image are GlobalAveragePool")
@@ -106,7 +109,7 @@ def _pool_means(graph: Any) -> int:
         pooled = result if settings.get("keepdims", 1) else f"{result}/pooled"
         nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], node.name))
         if pooled != result:
-            nodes.append(helper.make_node("Flatten", [pooled], [result], f"{node.name}/flat"))
+            nodes.append(helper.make_node("Flatten", [pooled], [result], f"{result}/flat"))
     _replace(graph.node, nodes)
     return count
 
@@ -123,6 +126,7 @@ def _split_hard_activations(graph: Any) -> int:
             continue
         count += 1
         source, result = node.input[0], node.output[0]
+        stem = node.name or result
         swish = node.op_type == "HardSwish"
         settings = {attribute.name: attribute.f for attribute in node.attribute}
         slope = _SWISH_SLOPE if swish else settings.get("alpha", _SIGMOID_SLOPE)
@@ -135,7 +139,7 @@ def _split_hard_activations(graph: Any) -> int:
             ("Add", [f"{result}/scaled", f"{result}/offset"], f"{result}/sum"),
             ("Clip", [f"{result}/sum", f"{result}/low", f"{result}/high"], gate),
         ):
-            nodes.append(helper.make_node(kind, inputs, [output], f"{node.name}/{kind}"))
+            nodes.append(helper.make_node(kind, inputs, [output], f"{stem}/{kind}"))
         if swish:
             nodes.append(helper.make_node("Mul", [source, gate], [result], node.name))
     _replace(graph.node, nodes)
