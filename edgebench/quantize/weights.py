@@ -1,4 +1,4 @@
-"""int8 weights in an ONNX file, computed with in float32: a quarter of the size, without calibration.
+"""int8 weights in an ONNX file, activations in float32: a quarter of the size, without calibration.
 
 The form is the one that onnxruntime 1.31 is fastest at, which differs by operator (x86-64 with VNNI, one thread, time
 and memory beyond the library's own against float32):
@@ -60,7 +60,7 @@ def write_int8_weights(source: Path, out: Path) -> tuple[str, ...]:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     onnx.save(model, out)
-    return (f"{sum(computed.values()) / before:.1%} of the numbers are int8, per channel; computed in float32",)
+    return (f"{sum(computed.values()) / before:.1%} of the numbers are int8, per channel; activations are float32",)
 
 
 def split_dense(graph: Any) -> None:
