@@ -1,4 +1,4 @@
-"""int8 weights in an ONNX file, computed with in float32: a quarter of the size, without calibration.
+"""int8 weights in an ONNX file, activations in float32: a quarter of the size, without calibration.
 
 The form is the one that onnxruntime 1.31 is fastest at, which differs by operator (x86-64 with VNNI, one thread, time
 and memory beyond the library's own against float32):
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgebench.errors import StepError
 
-__all__ = ["float_constants", "split_dense", "write_int8_weights"]
+__all__ = ["drop_unread", "float_constants", "split_dense", "write_int8_weights"]
 
 # Smaller weights stay: their scales and nodes would cost more than they save.
 _SMALLEST = 1024
@@ -60,7 +60,7 @@ def write_int8_weights(source: Path, out: Path) -> tuple[str, ...]:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     onnx.save(model, out)
-    return (f"{sum(computed.values()) / before:.1%} of the numbers are int8, per channel; computed in float32",)
+    return (f"{sum(computed.values()) / before:.1%} of the numbers are int8, per channel; activations are float32",)
 
 
 def split_dense(graph: Any) -> None:
@@ -89,7 +89,7 @@ def split_dense(graph: Any) -> None:
             nodes.append(helper.make_node("Add", [product, bias], [result], name=f"{node.name}_bias"))
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def float_constants(graph: Any) -> dict[str, Any]:
@@ -143,7 +143,8 @@ def _in_int8(graph: Any, tensor: Any, axis: int, *, dequantized: bool) -> list[A
     ]
 
 
-def _drop_unread(graph: Any) -> None:
+def drop_unread(graph: Any) -> None:
+    """Leave out the initializers that nothing reads; onnxruntime warns of each."""
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
