@@ -175,6 +175,17 @@ def test_the_sample_of_a_large_tensor_is_like_the_tensor(tmp_path: Path) -> None
         assert spread == pytest.approx(2 if name == "c" else 1, rel=0.05)
 
 
+def test_the_sample_of_an_image_does_not_favour_its_edges(tmp_path: Path) -> None:
+    # A frame of one pixel around 256 x 256 has 1.6 % of them.
+    array = np.ones((1, 1, 256, 256))
+    array[:, :, 1:-1, 1:-1] = 0.5
+    item = collect(_network(tmp_path / "network.onnx", 256), ["c"], _feeds(array)).tensors["c"]
+    # 2 x 0.5 and 2 x 1 in bins of 1 / 512.
+    inside, frame = item.counts[BINS + 512], item.counts[BINS + 1024]
+    assert inside + frame == item.counts.sum() > 4000
+    assert frame <= 0.03 * inside
+
+
 def test_without_histograms_there_are_extremes_alone(tmp_path: Path) -> None:
     found = collect(_network(tmp_path / "network.onnx"), ["c"], _feeds(np.ones((1, 1, 8, 8))), histograms=False)
     assert (found.tensors["c"].high, found.tensors["c"].counts.size) == (2, 0)
