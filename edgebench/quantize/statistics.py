@@ -254,6 +254,8 @@ def collect(
 
     # Without the weights, so that they are in memory once: in the session.
     augmented = onnx.load(model, load_external_data=False)
+    floats = onnx.TensorProto.FLOAT
+    results = [output.name for output in augmented.graph.output if output.type.tensor_type.elem_type == floats]
     probes = _probes(augmented.graph, tensors, histograms=histograms)
     path = model.with_name(f".{model.name}.{secrets.token_hex(4)}.onnx")
     try:
@@ -268,11 +270,16 @@ def collect(
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     finally:
         path.unlink(missing_ok=True)
-    outputs = [name for probe in probes for name in probe.outputs]
+    outputs = list(dict.fromkeys((*results, *(name for probe in probes for name in probe.outputs))))
     accumulators = [Accumulator() for _ in probes]
     inputs = 0
     for feed in feeds:
-        _take_in(dict(zip(outputs, session.run(outputs, dict(feed)), strict=True)), probes, accumulators)
+        values = dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
+        # Where onnxruntime looks for a maximum it passes over what is no number; to the results that spreads.
+        if broken := [name for name in results if np.isnan(values[name]).any()]:
+            raise ValueError(f"the calibration inputs give the output {broken[0]} values that are no numbers")
+        _take_in(values, probes, accumulators)
+        del values
         inputs += 1
     if not inputs:
         raise ValueError("there are no calibration inputs")

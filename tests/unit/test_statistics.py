@@ -200,11 +200,19 @@ def test_nothing_is_left_beside_the_model(tmp_path: Path) -> None:
     assert sorted(item.name for item in tmp_path.iterdir()) == before == ["network.onnx", "network.weights"]
 
 
-def test_an_input_with_no_number_names_the_tensor(tmp_path: Path) -> None:
+def test_an_infinite_value_names_the_tensor(tmp_path: Path) -> None:
     broken = np.ones((1, 1, 8, 8))
-    broken[0, 0, 3, 3] = math.nan
-    with pytest.raises(ValueError, match="the tensor x values"):
+    broken[0, 0, 3, 3] = math.inf
+    with pytest.raises(ValueError, match=r"the tensor x values from 1\.0 to inf"):
         collect(_network(tmp_path / "network.onnx"), ["x", "c"], _feeds(np.ones((1, 1, 8, 8)), broken))
+
+
+def test_what_is_no_number_inside_is_seen_at_the_output(tmp_path: Path) -> None:
+    # Infinite from the convolution on, and infinity less infinity in the sum of the matrix product.
+    array = np.ones((1, 1, 8, 8))
+    array[0, 0, 0, :2] = (3e38, -3e38)
+    with pytest.raises(ValueError, match="the output y values that are no numbers"):
+        collect(_network(tmp_path / "network.onnx"), ["r"], _feeds(array), histograms=False)
 
 
 def test_statistics_come_back_from_a_file(tmp_path: Path) -> None:
