@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgebench.quantize.probes import sampling_stride
 from edgebench.quantize.statistics import (
     BINS,
     Accumulator,
@@ -18,7 +19,6 @@ from edgebench.quantize.statistics import (
     Statistics,
     TensorStatistics,
     collect,
-    sampling_stride,
 )
 
 onnx = pytest.importorskip("onnx", reason="needs onnx (the extra `torch`)")
