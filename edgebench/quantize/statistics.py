@@ -1,14 +1,9 @@
 """What the activations of a network take on over the calibration inputs, gathered while these stream by.
 
 Of every tensor that is looked at two things are kept, whatever the number of inputs: its extremes, which are exact and
-computed inside the graph, and a histogram of a sample of its values (at most about 8,000 of each input, at a stride
-that meets all channels and positions), which is updated in place. The methods that choose a range (`ranges.py`) work on
+computed inside the graph, and a histogram of a sample of its values (at most about 8,000 of each input, of all its
+channels), which is updated in place. The methods that choose a range (`ranges.py`) work on
 these, so that the inputs are run once for all methods.
-
-Unlike in onnxruntime's own calibrator the augmented model is optimised, the weights are read by the session alone, and
-whole activations never leave it. Measured on mobilenet_v2 at 224 as a multiple of the plain network (one thread): both
-extremes of all tensors by ReduceMin and ReduceMax 1.63, without the minimum of what a Relu has bounded 1.54, with
-GlobalMaxPool for the maximum 1.24, because that one reads the blocked layout of onnxruntime's convolutions as it is.
 """
 
 from __future__ import annotations
@@ -29,30 +24,17 @@ from numpy.typing import NDArray
 
 from edgebench.errors import StepError
 from edgebench.files import file_sha256, write_atomically
+from edgebench.quantize.probes import Probe, add_probes
 
-__all__ = [
-    "BINS",
-    "Accumulator",
-    "Kept",
-    "Statistics",
-    "TensorStatistics",
-    "bounded_by_zero",
-    "collect",
-    "sampling_stride",
-]
+__all__ = ["BINS", "Accumulator", "Kept", "Statistics", "TensorStatistics", "collect"]
 
 # On each side of zero.
 BINS = 2048
 # The inverse of a lesser one is no float32.
 _LEAST_WIDTH = 2.0**-120
 _SCHEMA = 1
-_SAMPLED_VALUES = 8192
-# A coarser grid would be mostly edges.
-_FEWEST_ROWS = 4
 # onnxruntime's severity.
 _ORT_ERROR = 3
-_MAP_MAKERS = frozenset({"Conv", "MaxPool", "AveragePool"})
-_MAP_KEEPERS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Add", "Mul", "Concat"})
 # The weight of the newest input in a moving average, as in PyTorch's MovingAverageMinMaxObserver; before 1 / it inputs
 # it is their mean, so that the first one does not weigh more than the others.
 _NEWEST = 0.01
@@ -262,7 +244,9 @@ def collect(
 
     # Without the weights, so that they are in memory once: in the session.
     augmented = onnx.load(model, load_external_data=False)
-    probes = _probes(augmented.graph, tensors, histograms=histograms)
+    floats = onnx.TensorProto.FLOAT
+    results = [output.name for output in augmented.graph.output if output.type.tensor_type.elem_type == floats]
+    probes = add_probes(augmented.graph, tensors, histograms=histograms)
     path = model.with_name(f".{model.name}.{secrets.token_hex(4)}.onnx")
     try:
         onnx.save(augmented, path)
@@ -276,11 +260,16 @@ def collect(
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     finally:
         path.unlink(missing_ok=True)
-    outputs = [name for probe in probes for name in probe.outputs]
+    outputs = list(dict.fromkeys((*results, *(name for probe in probes for name in probe.outputs))))
     accumulators = [Accumulator() for _ in probes]
     inputs = 0
     for feed in feeds:
-        _take_in(dict(zip(outputs, session.run(outputs, dict(feed)), strict=True)), probes, accumulators)
+        values = dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
+        # Where onnxruntime looks for a maximum it passes over what is no number; to the results that spreads.
+        if broken := [name for name in results if np.isnan(values[name]).any()]:
+            raise ValueError(f"the calibration inputs give the output {broken[0]} values that are no numbers")
+        _take_in(values, probes, accumulators)
+        del values
         inputs += 1
     if not inputs:
         raise ValueError("there are no calibration inputs")
@@ -288,7 +277,7 @@ def collect(
 
 
 def _take_in(
-    values: Mapping[str, NDArray[np.float32]], probes: Sequence[_Probe], accumulators: Sequence[Accumulator]
+    values: Mapping[str, NDArray[np.float32]], probes: Sequence[Probe], accumulators: Sequence[Accumulator]
 ) -> None:
     """Update the accumulators with what one run gave."""
     for probe, accumulator in zip(probes, accumulators, strict=True):
@@ -298,111 +287,3 @@ def _take_in(
             accumulator.update(low, values[probe.high].max(), sample)
         except ValueError as error:
             raise ValueError(f"the calibration inputs give the tensor {probe.tensor} {error}") from error
-
-
-def sampling_stride(shape: Sequence[int]) -> int:
-    """Of a tensor's values in their order in memory, every how many-th to take for a sample of at most
-    _SAMPLED_VALUES: no common divisor with any axis, so that no channel, row or column is left out."""
-    size = math.prod(shape)
-    stride = max(1, math.ceil(size / _SAMPLED_VALUES))
-    while math.gcd(stride, size) > 1:
-        stride += 1
-    return stride
-
-
-def _grid_step(shape: Sequence[int]) -> int:
-    """Which rows and columns of `[N, C, H, W]` to take for such a sample: every how many-th. 1 takes all, also where
-    too few would be left."""
-    if len(shape) != 4:
-        return 1
-    step = math.ceil(math.sqrt(math.prod(shape) / _SAMPLED_VALUES))
-    return step if step * _FEWEST_ROWS <= min(shape[2:]) else 1
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """The outputs of the augmented graph that tell of one tensor; `low` is None where it is bounded by zero."""
-
-    tensor: str
-    high: str
-    low: str | None
-    sample: str | None
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.high, self.low, self.sample) if name is not None)
-
-
-def _probes(graph: Any, tensors: Sequence[str], *, histograms: bool) -> list[_Probe]:
-    """Add to `graph` what looks at `tensors`."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    added: list[list[Any]] = []
-
-    def compute(kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        added[-1].append(helper.make_node(kind, list(inputs), [name], **attributes))
-        return name
-
-    def constant(value: int, name: str) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
-        return name
-
-    shapes, bounded, maps = _shapes(graph), bounded_by_zero(graph), _feature_maps(graph)
-    flat, begin, end = constant(-1, "edgebench.flat"), constant(0, "edgebench.begin"), constant(2**62, "edgebench.end")
-    probes = []
-    for index, tensor in enumerate(tensors):
-        shape, prefix = shapes.get(tensor, ()), f"edgebench.{index}"
-        sample = low = None
-        added.append([])
-        if tensor in maps:
-            high = compute("GlobalMaxPool", [tensor], f"{prefix}.high")
-        else:
-            high = compute("ReduceMax", [tensor], f"{prefix}.high", keepdims=0)
-        if tensor not in bounded:
-            low = compute("ReduceMin", [tensor], f"{prefix}.low", keepdims=0)
-        if histograms and tensor in maps and (step := _grid_step(shape)) > 1:
-            sample = compute("MaxPool", [tensor], f"{prefix}.sample", kernel_shape=[1, 1], strides=[step, step])
-        elif histograms:
-            sample = compute("Reshape", [tensor, flat], f"{prefix}.values")
-            if (stride := sampling_stride(shape)) > 1:
-                step_name = constant(stride, f"{prefix}.stride")
-                sample = compute("Slice", [sample, begin, end, begin, step_name], f"{prefix}.sample")
-        probes.append(_Probe(tensor, high, low, sample))
-    # onnxruntime starts with the last leaf of the graph and what that needs: what looks at the first tensor comes last.
-    graph.node.extend(node for nodes in reversed(added) for node in nodes)
-    outputs = [name for probe in probes for name in probe.outputs]
-    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    return probes
-
-
-def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of which every length is known."""
-    found = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        kind = value.type.tensor_type
-        if kind.HasField("shape") and all(length.HasField("dim_value") for length in kind.shape.dim):
-            found[value.name] = tuple(length.dim_value for length in kind.shape.dim)
-    return found
-
-
-def bounded_by_zero(graph: Any) -> frozenset[str]:
-    """The results of Relu, and of Clip from zero on."""
-    from onnx import numpy_helper
-
-    scalars = [tensor for tensor in graph.initializer if not tensor.dims and not tensor.external_data]
-    zeros = {tensor.name for tensor in scalars if numpy_helper.to_array(tensor) == 0}
-    return frozenset(
-        node.output[0]
-        for node in graph.node
-        if node.op_type == "Relu" or (node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in zeros)
-    )
-
-
-def _feature_maps(graph: Any) -> frozenset[str]:
-    """What convolutions and pooling give, and what is computed of that alone: these have channels in the second place,
-    and onnxruntime keeps them in blocks of channels, which its pooling reads and other operators make it undo."""
-    found: set[str] = set()
-    for node in graph.node:
-        if node.op_type in _MAP_MAKERS or (node.op_type in _MAP_KEEPERS and node.input[0] in found):
-            found.update(node.output[:1])
-    return frozenset(found)

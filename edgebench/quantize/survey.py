@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.quantize.graph import Graph
-from edgebench.quantize.statistics import bounded_by_zero
+from edgebench.quantize.probes import bounded_by_zero
 
 __all__ = ["Channels", "survey"]
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from edgebench.quantize.probes import sampling_stride
 from edgebench.quantize.ranges import ranges
-from edgebench.quantize.statistics import Accumulator, Kept, Statistics, sampling_stride
+from edgebench.quantize.statistics import Accumulator, Kept, Statistics
 
 __all__ = ["collect", "quantize", "write_dynamic", "write_fp16"]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgebench.quantize.probes import sampling_stride
 from edgebench.quantize.statistics import (
     BINS,
     Accumulator,
@@ -18,7 +19,6 @@ from edgebench.quantize.statistics import (
     Statistics,
     TensorStatistics,
     collect,
-    sampling_stride,
 )
 
 onnx = pytest.importorskip("onnx", reason="needs onnx (the extra `torch`)")
@@ -175,6 +175,17 @@ def test_the_sample_of_a_large_tensor_is_like_the_tensor(tmp_path: Path) -> None
         assert spread == pytest.approx(2 if name == "c" else 1, rel=0.05)
 
 
+def test_the_sample_of_an_image_does_not_favour_its_edges(tmp_path: Path) -> None:
+    # A frame of one pixel around 256 x 256 has 1.6 % of them.
+    array = np.ones((1, 1, 256, 256))
+    array[:, :, 1:-1, 1:-1] = 0.5
+    item = collect(_network(tmp_path / "network.onnx", 256), ["c"], _feeds(array)).tensors["c"]
+    # 2 x 0.5 and 2 x 1 in bins of 1 / 512.
+    inside, frame = item.counts[BINS + 512], item.counts[BINS + 1024]
+    assert inside + frame == item.counts.sum() > 4000
+    assert frame <= 0.03 * inside
+
+
 def test_without_histograms_there_are_extremes_alone(tmp_path: Path) -> None:
     found = collect(_network(tmp_path / "network.onnx"), ["c"], _feeds(np.ones((1, 1, 8, 8))), histograms=False)
     assert (found.tensors["c"].high, found.tensors["c"].counts.size) == (2, 0)
@@ -189,11 +200,19 @@ def test_nothing_is_left_beside_the_model(tmp_path: Path) -> None:
     assert sorted(item.name for item in tmp_path.iterdir()) == before == ["network.onnx", "network.weights"]
 
 
-def test_an_input_with_no_number_names_the_tensor(tmp_path: Path) -> None:
+def test_an_infinite_value_names_the_tensor(tmp_path: Path) -> None:
     broken = np.ones((1, 1, 8, 8))
-    broken[0, 0, 3, 3] = math.nan
-    with pytest.raises(ValueError, match="the tensor x values"):
+    broken[0, 0, 3, 3] = math.inf
+    with pytest.raises(ValueError, match=r"the tensor x values from 1\.0 to inf"):
         collect(_network(tmp_path / "network.onnx"), ["x", "c"], _feeds(np.ones((1, 1, 8, 8)), broken))
+
+
+def test_what_is_no_number_inside_is_seen_at_the_output(tmp_path: Path) -> None:
+    # Infinite from the convolution on, and infinity less infinity in the sum of the matrix product.
+    array = np.ones((1, 1, 8, 8))
+    array[0, 0, 0, :2] = (3e38, -3e38)
+    with pytest.raises(ValueError, match="the output y values that are no numbers"):
+        collect(_network(tmp_path / "network.onnx"), ["r"], _feeds(array), histograms=False)
 
 
 def test_statistics_come_back_from_a_file(tmp_path: Path) -> None:
