@@ -1,0 +1,207 @@
+"""The layers of an int8 model beside those of the float model that it was made of: which is which, by names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgebench.agent.profilers.onnx_nodes import OnnxNode
+from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile, Weight, stripped
+from edgebench.explaining.values import Observed, sqnr_of
+
+__all__ = ["Counterpart", "Layer", "counterpart", "counterparts", "layers_of", "weight_noise"]
+
+_ACTIVATIONS = ("Relu", "Clip")
+# Integers stand for the same numbers before and after these.
+_CONSTANT_KINDS = ("Shape", "Constant", "ConstantOfShape", "Range")
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """The float model's tensor of a quantized model's tensor. `absorbed`: the activation that the float model has
+    there and the quantized one does not, because its range does the same."""
+
+    tensor: str
+    absorbed: str | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operator of the quantized file. `noise` is that of its result, as of an `Observed`, `noise_in` the largest of
+    what it reads; `weight_noise` that of its weights. Times are of an inference: of what was made of it, of the
+    conversions on its account, and of its counterpart in the float model; None where that is not known."""
+
+    name: str
+    kind: str
+    tensor: str
+    result: Observed | None
+    noise_in: float | None
+    weight_noise: float | None
+    ns: float | None
+    conversion_ns: float
+    float_ns: float | None
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Of its result."""
+        return None if self.result is None else self.result.sqnr_db
+
+    @property
+    def lost_db(self) -> float | None:
+        """By how much the SQNR of its result is below that of what it reads; None where one of them is not known, or
+        where what it reads has no noise."""
+        before, after = sqnr_of(self.noise_in), self.sqnr_db
+        if before is None or after is None or math.isinf(before) or math.isinf(after):
+            return None
+        return before - after
+
+    @property
+    def added_noise(self) -> float:
+        """The noise that it adds, in shares of the signal: what layers are ranked by, because 12 dB lost at 60 dB are
+        nothing and at 20 dB all. 0 where it is not known."""
+        if self.result is None or self.result.noise is None or self.noise_in is None:
+            return 0.0
+        return max(0.0, self.result.noise - self.noise_in)
+
+
+def counterpart(tensor: str, file: QuantizedFile, parent: QuantizedFile) -> Counterpart | None:
+    """The float model's tensor of `tensor`: one of the same name, without what quantizers append."""
+    name = next((name for name in file.names(tensor) if name in parent.writers or name in parent.inputs), None)
+    if name is None:
+        return None
+    floats = file.activations[tensor].tensor if tensor in file.activations else tensor
+    ours = {reader.operator for reader in _users(tensor, file)}
+    theirs = parent.readers.get(name, [])
+    if len(theirs) == 1 and theirs[0].operator in _ACTIVATIONS and theirs[0].operator not in ours:
+        return Counterpart(theirs[0].outputs[0], theirs[0].operator)
+    writer = parent.writers.get(name)
+    if writer is not None and writer.operator in _ACTIVATIONS:
+        own = _writer(tensor, floats, file)
+        if own is not None and own.operator not in _ACTIVATIONS:
+            return Counterpart(name, writer.operator)
+    return Counterpart(name)
+
+
+def counterparts(file: QuantizedFile, parent: QuantizedFile) -> dict[str, Counterpart]:
+    """By the tensors that are worth a look: those with a scale, and what the file computes in float."""
+    tensors = dict.fromkeys(file.activations)
+    tensors.update(dict.fromkeys(_result(node, file) for node in _computing(file)))
+    found = {tensor: counterpart(tensor, file, parent) for tensor in tensors}
+    return {tensor: other for tensor, other in found.items() if other is not None}
+
+
+def _writer(tensor: str, floats: str, file: QuantizedFile) -> OnnxNode | None:
+    node = file.writers.get(tensor)
+    return file.writers.get(floats) if node is not None and node.operator == "QuantizeLinear" else node
+
+
+def _users(tensor: str, file: QuantizedFile) -> Iterator[OnnxNode]:
+    """What reads the values of a tensor, through conversions; of integers, what reads the floats beside them too."""
+    for node in file.readers.get(tensor, ()):
+        if node.operator in CONVERSIONS:
+            yield from _users(node.outputs[0], file)
+        else:
+            yield node
+
+
+def _computing(file: QuantizedFile) -> Iterator[OnnxNode]:
+    for node in file.nodes:
+        if node.operator not in CONVERSIONS and node.operator not in _CONSTANT_KINDS and node.outputs:
+            yield node
+
+
+def _result(node: OnnxNode, file: QuantizedFile) -> str:
+    """The integers that a node's result is rounded to, else the result itself."""
+    tensor = node.outputs[0]
+    if tensor in file.activations:
+        return tensor
+    for reader in file.readers.get(tensor, ()):
+        if reader.operator == "QuantizeLinear" and reader.outputs[0] in file.activations:
+            return reader.outputs[0]
+    return tensor
+
+
+def weight_noise(file: QuantizedFile, parent: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """By a node's first result the noise of its quantized weight, where `parent` has the float one by its name."""
+    found: dict[str, float] = {}
+    for weight in file.weights:
+        expected = _expected(weight, parent)
+        if expected is None:
+            continue
+        signal = float(np.sum(expected.astype(np.float64) ** 2))
+        if signal > 0:
+            found[weight.node.outputs[0]] = float(np.sum((expected - weight.real.astype(np.float64)) ** 2)) / signal
+    return found
+
+
+def _expected(weight: Weight, parent: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    for tensor in (weight.how.quantized, weight.how.tensor):
+        for name in stripped(tensor):
+            if name in parent and parent[name].shape == weight.integers.shape:
+                return parent[name]
+    return None
+
+
+def layers_of(
+    file: QuantizedFile,
+    observed: Mapping[str, Observed],
+    weights: Mapping[str, float],
+    times: Mapping[str, float],
+    conversions: Mapping[str, float],
+    float_times: Mapping[str, float],
+) -> list[Layer]:
+    """The operators of the file in its order; the mappings are by tensors, times and weights by a node's first one."""
+    found: list[Layer] = []
+    for tensor in file.inputs:
+        quantized = _result(OnnxNode("", "", "", (), (tensor,), ()), file)
+        if quantized != tensor and quantized in observed:
+            found.append(Layer(tensor, "input", quantized, observed[quantized], 0.0, None, None, 0.0, None))
+    for node in _computing(file):
+        first = node.outputs[0]
+        tensor = _result(node, file)
+        read = [observed.get(file.source(name)) for name in node.inputs if name and not _is_constant(name, file)]
+        noises = [item.noise for item in read if item is not None and item.noise is not None]
+        unknown = any(
+            item is None and file.source(name) not in file.inputs
+            for item, name in zip(read, (n for n in node.inputs if n and not _is_constant(n, file)), strict=True)
+        )
+        result = observed.get(tensor)
+        rescaled = any(item is not None and item.rescaled for item in (*read, result))
+        found.append(
+            Layer(
+                name=node.name or first,
+                kind=node.operator,
+                tensor=tensor,
+                result=result,
+                noise_in=None if unknown and not noises else max(noises, default=0.0),
+                # Equalisation scales the weights as well, by factors that are not known.
+                weight_noise=None if rescaled else weights.get(first),
+                ns=times.get(first),
+                conversion_ns=conversions.get(first, 0.0),
+                float_ns=float_times.get(first),
+            )
+        )
+    return found
+
+
+def _is_constant(tensor: str, file: QuantizedFile) -> bool:
+    return tensor in file.constants or file.source(tensor) in file.constants
+
+
+def float_times(
+    file: QuantizedFile, others: Mapping[str, Counterpart], parent: QuantizedFile, times: Mapping[str, float]
+) -> dict[str, float]:
+    """By the first results of a quantized file's nodes the time of what the float model has in their place."""
+    by_name = {node.name: node for node in parent.nodes if node.name}
+    found = {}
+    for node in _computing(file):
+        twin = by_name.get(node.name) or by_name.get(node.name.removesuffix("_quant"))
+        other = others.get(_result(node, file))
+        if twin is None and other is not None:
+            twin = parent.writers.get(other.tensor)
+        if twin is not None and twin.outputs[0] in times:
+            found[node.outputs[0]] = times[twin.outputs[0]]
+    return found

@@ -1,0 +1,224 @@
+"""`edgebench explain`: an int8 artifact read, run below its runtime's profiler on a device, and looked into layer by
+layer, beside the float model that it was made of."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebench.agent.operator_times import OperatorTimes
+from edgebench.agent.wire import WIRE_VERSION, Job
+from edgebench.config import find_device
+from edgebench.errors import EdgebenchError, UsageError
+from edgebench.explaining.executed import Executed, executed_of, times_of, unfused
+from edgebench.explaining.explanation import Explanation
+from edgebench.explaining.instructions import instructions, may_saturate
+from edgebench.explaining.layers import Layer, counterparts, float_times, layers_of, weight_noise
+from edgebench.explaining.scheme import QuantizedFile, read_file
+from edgebench.explaining.values import Observed, Observer
+from edgebench.measure.devices import connected
+from edgebench.measure.explain_subjects import (
+    Given,
+    calibration_of,
+    find_float_model,
+    find_inputs,
+    find_subject,
+    renamed,
+)
+from edgebench.measure.jobs import JobRunner, read_output
+from edgebench.measure.layer_values import float_weights, observe
+from edgebench.measure.profile import DEFAULT_RUNS, profile_subject, runtime_for
+from edgebench.measure.subjects import Subject
+from edgebench.profiling.alignment import aligned
+from edgebench.profiling.profile import Profile
+from edgebench.progress import Progress, Silent
+from edgebench.types import Calibration
+
+__all__ = ["DEFAULT_SAMPLES", "explain"]
+
+DEFAULT_SAMPLES = 16
+_TIMEOUT_S = 600.0
+_NO_FLOAT_MODEL = "no float model is known: give the one that it was made of with --against"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two models: what it is, its graph, and its profile on the device."""
+
+    subject: Subject
+    file: QuantizedFile
+    profile: Profile
+    times: OperatorTimes
+
+    @property
+    def executed(self) -> list[Executed]:
+        places = aligned(self.times.operators, self.times.graph)
+        return executed_of(self.profile, self.times, places, self.file)
+
+
+def explain(
+    path: str | Path,
+    *,
+    device: str = "local",
+    against: str | Path | None = None,
+    data: str | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    preprocess: str | None = None,
+    threads: int | None = None,
+    runs: int = DEFAULT_RUNS,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Why the int8 artifact at `path` takes what it takes, and loses what it loses.
+
+    Args:
+        path: an ONNX file of a bundle, or of anyone's.
+        device: where it is timed; its values are looked at here.
+        against: the float model that it was made of; None takes the one of its bundle.
+        data: images to look at its values with; None takes the inputs that its bundle, or that of `against`, keeps.
+        samples: how many of them.
+        preprocess: for images of a file outside a bundle.
+        threads: None takes the device's, else its physical cores.
+
+    Raises:
+        UsageError: not an int8 artifact, or a float model that is not its own.
+        EnvironmentFailure: the runtime is not there, or has no profiler.
+    """
+    watch = progress or Silent()
+    chosen = find_device(device)
+    subject = find_subject(Path(path))
+    file = read_file(subject.path)
+    if file.form == "float":
+        raise UsageError(
+            f"{path} is not quantized ({subject.ref.precision or 'float'}): there is no int8 in it to explain",
+            hint=f"where its time goes: edgebench profile {path}; int8 of it: edgebench export {path} --calib DATA",
+        )
+    beside = find_float_model(subject, None if against is None else Path(against))
+    given = find_inputs(subject, beside, data, samples, preprocess)
+    runtime = runtime_for(subject, None, chosen)
+    with (
+        tempfile.TemporaryDirectory(prefix="edgebench-explain-") as scratch,
+        connected([chosen], Path(scratch), watch) as found,
+    ):
+        (item,) = found
+        assert item.agent is not None
+        runner = JobRunner(item.agent, item.scratch)
+        count = threads or (chosen.threads or (int(item.device.fingerprint.get("physical_cores", 1)),))[0]
+        models = [subject] if beside is None else [subject, beside]
+        watch.start("profile", total=len(models))
+        sides = []
+        for model in models:
+            fed = _fed(model, given)
+            graph = file if model is subject else read_file(model.path)
+            sides.append(_Side(fed, graph, *profile_subject(fed, runtime, count, runs, runner, item)))
+            watch.advance()
+        watch.done(f"{runs} inferences each with the profiler, {runs} without")
+        own, float_side = sides[0], sides[1] if beside is not None else None
+        device_noise = None
+        if float_side is not None and given.feeds:
+            device_noise = _noise_of_answers(own, float_side, runner, runtime, count)
+        fingerprint = item.device.fingerprint
+    observed: dict[str, Observed] = {}
+    if given.feeds:
+        watch.start("values")
+        observed = observe(
+            subject.path,
+            file,
+            None if float_side is None else float_side.subject.path,
+            None if float_side is None else float_side.file,
+            given.feeds,
+            count,
+        )
+        watch.done(f"{len(given.feeds)} inputs of {given.fed_with}")
+    executed, cpu = own.executed, instructions(fingerprint)
+    why_none = given.why_none or (_NO_FLOAT_MODEL if beside is None else None)
+    return Explanation(
+        name=subject.ref.name,
+        path=str(path),
+        form=file.form,
+        activations=tuple(file.activation_types.most_common()),
+        weights=tuple((dtype, per_channel, n) for (dtype, per_channel), n in file.weight_types.most_common()),
+        seven_bits=bool(file.weights) and all(weight.seven_bits for weight in file.weights),
+        calibration=_in_words(calibration_of(subject)),
+        parent=None if beside is None else str(beside.path),
+        cpu=cpu,
+        may_saturate=may_saturate(file, cpu),
+        profile=own.profile,
+        parent_profile=None if float_side is None else float_side.profile,
+        unfused=tuple(unfused(executed, file, str(fingerprint.get("machine", "")))),
+        layers=tuple(_layers(own, float_side, executed, observed)),
+        inputs=len(given.feeds),
+        fed_with=given.fed_with,
+        why_no_values=why_none,
+        noise=_noise_of_outputs(file, observed),
+        device_noise=device_noise,
+    )
+
+
+def _fed(model: Subject, given: Given) -> Subject:
+    if not given.feeds:
+        return model
+    return replace(model, kept=[renamed(feed, model) for feed in given.feeds], fed_with=given.fed_with)
+
+
+def _layers(
+    own: _Side, float_side: _Side | None, executed: Sequence[Executed], observed: dict[str, Observed]
+) -> list[Layer]:
+    times, conversions = times_of(executed)
+    if float_side is None:
+        return layers_of(own.file, observed, {}, times, conversions, {})
+    others = counterparts(own.file, float_side.file)
+    theirs, _ = times_of(float_side.executed)
+    return layers_of(
+        own.file,
+        observed,
+        weight_noise(own.file, float_weights(float_side.subject.path)),
+        times,
+        conversions,
+        float_times(own.file, others, float_side.file, theirs),
+    )
+
+
+def _noise_of_outputs(file: QuantizedFile, observed: dict[str, Observed]) -> float | None:
+    """By the file's own arithmetic, of the worst output."""
+    found = [observed.get(file.source(tensor)) for tensor in file.outputs]
+    return max((item.noise for item in found if item is not None and item.noise is not None), default=None)
+
+
+def _noise_of_answers(
+    own: _Side, float_side: _Side, runner: JobRunner, runtime: str, threads: int
+) -> float | None:
+    """By the device's kernels, of the worst output."""
+    ours, theirs = (_answers(side.subject, runner, runtime, threads) for side in (own, float_side))
+    noises = []
+    for found, expected in zip(ours, theirs, strict=True):
+        observer = Observer(None)
+        observer.see(found.reshape(1, -1), None, expected.reshape(1, -1))
+        noises.append(observer.found().noise)
+    return max((noise for noise in noises if noise is not None), default=None)
+
+
+def _answers(subject: Subject, runner: JobRunner, runtime: str, threads: int) -> list[NDArray[Any]]:
+    job = Job(
+        version=WIRE_VERSION,
+        kind="predict",
+        artifact=str(subject.path.resolve()),
+        runtime=runtime,
+        threads=threads,
+        feeds=runner.feeds_for(subject.inputs, subject.kept),
+    )
+    result = runner.job(job, timeout_s=_TIMEOUT_S)
+    if result.status != "ok":
+        raise EdgebenchError(f"{subject.ref.name} does not run: {result.reason}", hint="measure it: edgebench bench")
+    return [np.asarray(read_output(file)) for file in result.outputs]
+
+
+def _in_words(calibration: Calibration | None) -> str | None:
+    if calibration is None:
+        return None
+    return f"{calibration.method}, {calibration.samples} images of {calibration.data}"
