@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgebench.agent.operator_times import GraphNode, OperatorTimes
+from edgebench.agent.operator_times import GraphNode
 from edgebench.agent.profilers.onnx_nodes import OnnxNode
 from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile
 from edgebench.profiling.onnx_modules import file_names, origins_of
@@ -30,20 +30,28 @@ _INT8_KERNELS = _MOVES | {
 _ABSORBED = {"Relu", "Clip"}
 _LAYOUT = {"Transpose", "ReorderInput", "ReorderOutput"}
 
-NO_KERNEL, ABSORBED, WIDE, SIGNED, FLOAT_INPUT, FLOAT_OUTPUT, SHARED, BOUNDARY, UNKNOWN = (
-    *("no-kernel", "not-absorbed", "16-bit", "signed", "float-input", "float-output", "shared", "boundary"),
-    "unknown",
-)
+# Why conversions are executed, for scripts.
+NO_KERNEL = "no-kernel"
+ABSORBED = "not-absorbed"
+WIDE = "16-bit"
+SIGNED = "signed"
+FLOAT_INPUT = "float-input"
+FLOAT_OUTPUT = "float-output"
+SHARED = "shared"
+BOUNDARY = "boundary"
+REQUANTIZED = "requantized"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Executed:
     """An operator as it was executed: its time in an inference, the file's node that it was made of (None where that
-    is not known), and what its time is spent on, as of a profile's operators."""
+    is not known), and its work and module as of a profile's operators."""
 
     node: GraphNode
     origin: OnnxNode | None
     work: str
+    module: str | None
     ns: float
 
 
@@ -68,16 +76,13 @@ def is_arm(machine: str) -> bool:
 
 
 def executed_of(
-    profile: Profile, times: OperatorTimes, places: Sequence[int | None], file: QuantizedFile
+    profile: Profile, graph: Sequence[GraphNode], places: Sequence[int | None], file: QuantizedFile
 ) -> list[Executed]:
     """The operators of a profile that stand in the executed graph, in its order; `places` as of `profiling.profile`."""
     names = file_names([file.nodes])
     found = {
         place: Executed(
-            times.graph[place],
-            next(origins_of(times.graph[place], names), None),
-            operator.work,
-            operator.p50_ns,
+            graph[place], next(origins_of(graph[place], names), None), operator.work, operator.module, operator.p50_ns
         )
         for operator, place in zip(profile.operators, places, strict=True)
         if place is not None
@@ -102,7 +107,7 @@ def times_of(executed: Sequence[Executed]) -> tuple[dict[str, float], dict[str, 
 
 def unfused(executed: Sequence[Executed], file: QuantizedFile, machine: str) -> list[Unfused]:
     """The conversions that are executed, by what they are there for; what costs most comes first."""
-    causes, boundary = _causes(executed)
+    causes, alone = _causes(executed)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for number in causes:
         item = executed[number]
@@ -122,10 +127,27 @@ def unfused(executed: Sequence[Executed], file: QuantizedFile, machine: str) -> 
         for (kind, reason, detail), members in groups.items()
     ]
     found.sort(key=lambda group: -(group.ns + group.conversion_ns))
-    if boundary:
-        spent = sum(executed[number].ns for number in boundary)
-        found.append(Unfused("", BOUNDARY, "at the network's inputs and outputs", (), len(boundary), 0.0, spent))
-    return found
+    return [*found, *_without_operator(executed, alone)]
+
+
+def _without_operator(executed: Sequence[Executed], alone: Sequence[int]) -> Iterator[Unfused]:
+    """Conversions that are there for no operator in float: at the ends of the network, or from one scale to another."""
+    written = {tensor for item in executed for tensor in item.node.outputs}
+    read = {tensor for item in executed for tensor in item.node.inputs}
+
+    def at_the_ends(number: int) -> bool:
+        node = executed[number].node
+        return node.inputs[0] not in written or not read.intersection(node.outputs)
+
+    ends = [number for number in alone if at_the_ends(number)]
+    inner = [number for number in alone if not at_the_ends(number)]
+    for reason, detail, members in (
+        (BOUNDARY, "the network's own inputs and outputs are float", ends),
+        (REQUANTIZED, "the file quantizes a tensor twice in a row, so that it goes from one scale to another", inner),
+    ):
+        if members:
+            spent = sum(executed[number].ns for number in members)
+            yield Unfused("", reason, detail, (), len(members), 0.0, spent)
 
 
 def _causes(executed: Sequence[Executed]) -> tuple[dict[int, list[int]], list[int]]:
@@ -165,9 +187,8 @@ def _causes(executed: Sequence[Executed]) -> tuple[dict[int, list[int]], list[in
 
 
 def _name(item: Executed) -> str:
-    if item.origin is None:
-        return item.node.name
-    return item.origin.name or (item.origin.outputs[0] if item.origin.outputs else item.node.name)
+    node = item.node if item.origin is None else item.origin
+    return node.name or node.outputs[0]
 
 
 def _reason(node: OnnxNode | None, kind: str, file: QuantizedFile, machine: str) -> tuple[str, str]:
@@ -175,7 +196,7 @@ def _reason(node: OnnxNode | None, kind: str, file: QuantizedFile, machine: str)
     if kind in _ABSORBED:
         return ABSORBED, "it has no int8 kernel of its own; it only disappears into an int8 operator just before it"
     if kind not in _INT8_KERNELS:
-        return NO_KERNEL, "onnxruntime has no int8 kernel for it"
+        return NO_KERNEL, "onnxruntime has no int8 kernel for this kind"
     if node is None:
         return UNKNOWN, "it is not in the file: the runtime made it"
     read = {tensor: file.activations.get(file.source(tensor)) for tensor in node.inputs if tensor}

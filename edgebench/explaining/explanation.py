@@ -15,7 +15,8 @@ __all__ = ["Explanation", "Finding"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing in words; `remedy` is what to type or do, None where there is nothing to mend. `kind` is for scripts."""
+    """One thing in words; `remedy` is what to type or do, None where there is nothing to mend; `kind` is for
+    scripts."""
 
     kind: str
     text: str
@@ -26,18 +27,20 @@ class Finding:
 class Explanation:
     """All that was read and measured of one artifact; sentences are made of it in `findings`.
 
+    exported: it lies in a bundle of ours.
     form: `QDQ`, `QOperator`, `dynamic`, `weight-only`.
     activations, weights: (type, how many), and (type, per channel, how many); `seven_bits` of the weights leave a bit.
     calibration: what the bundle knows of it, in words.
     parent: the path of the float model, None where none is known.
-    fed_with, inputs: what the values were seen on, and on how many; 0 where they were not looked at, and `why_no_values`
-        says why.
+    fed_with, inputs: what the values were seen on, and on how many, 0 where they were not looked at.
+    why_no_values: why nothing is known of what layers lose.
     noise: of the artifact's answers, by the file's own arithmetic, `device_noise` by the device's kernels; over the
         power of the float model's.
     """
 
     name: str
     path: str
+    exported: bool
     form: str
     activations: tuple[tuple[str, int], ...]
     weights: tuple[tuple[str, bool, int], ...]

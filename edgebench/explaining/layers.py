@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,12 @@ from edgebench.agent.profilers.onnx_nodes import OnnxNode
 from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile, Weight, stripped
 from edgebench.explaining.values import Observed, sqnr_of
 
-__all__ = ["Counterpart", "Layer", "counterpart", "counterparts", "layers_of", "weight_noise"]
+__all__ = ["INPUT", "Counterpart", "Layer", "counterpart", "counterparts", "layers_of", "twins", "weight_noise"]
 
+INPUT = "input"
 _ACTIVATIONS = ("Relu", "Clip")
-# Integers stand for the same numbers before and after these.
-_CONSTANT_KINDS = ("Shape", "Constant", "ConstantOfShape", "Range")
+# These compute no values of the network.
+_SHAPES = ("Shape", "Constant", "ConstantOfShape", "Range")
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,17 @@ class Counterpart:
 
 @dataclass(frozen=True)
 class Layer:
-    """An operator of the quantized file. `noise` is that of its result, as of an `Observed`, `noise_in` the largest of
-    what it reads; `weight_noise` that of its weights. Times are of an inference: of what was made of it, of the
-    conversions on its account, and of its counterpart in the float model; None where that is not known."""
+    """An operator of the quantized file with the activation that belongs to it, or an input (of the kind INPUT).
+
+    `result` is what was seen of its result, `noise_in` the largest noise of what it reads, `weight_noise` that of its
+    weights. Times are of an inference: of what was made of it, of the conversions on its account, and of its twin in the
+    float model. `module` is as of a profile's operators. None is what is not known.
+    """
 
     name: str
     kind: str
     tensor: str
+    module: str | None
     result: Observed | None
     noise_in: float | None
     weight_noise: float | None
@@ -108,20 +113,35 @@ def _users(tensor: str, file: QuantizedFile) -> Iterator[OnnxNode]:
 
 
 def _computing(file: QuantizedFile) -> Iterator[OnnxNode]:
-    for node in file.nodes:
-        if node.operator not in CONVERSIONS and node.operator not in _CONSTANT_KINDS and node.outputs:
-            yield node
+    """The nodes that are layers: all that compute, but for the activations of others."""
+    nodes = [node for node in file.nodes if node.operator not in (*CONVERSIONS, *_SHAPES) and node.outputs]
+    followers = {id(other) for node in nodes for other in list(_with_activations(node, file))[1:]}
+    yield from (node for node in nodes if id(node) not in followers)
 
 
 def _result(node: OnnxNode, file: QuantizedFile) -> str:
-    """The integers that a node's result is rounded to, else the result itself."""
+    """The integers that a node's result is rounded to, with the activation that alone reads it; else the result."""
     tensor = node.outputs[0]
-    if tensor in file.activations:
-        return tensor
+    activation = _activation_after(node, file)
+    if activation is not None:
+        return _result(activation, file)
     for reader in file.readers.get(tensor, ()):
         if reader.operator == "QuantizeLinear" and reader.outputs[0] in file.activations:
             return reader.outputs[0]
     return tensor
+
+
+def _activation_after(node: OnnxNode, file: QuantizedFile) -> OnnxNode | None:
+    """The activation that alone reads a node's result: both are one layer."""
+    users = list(_users(node.outputs[0], file))
+    return users[0] if len(users) == 1 and users[0].operator in _ACTIVATIONS else None
+
+
+def _with_activations(node: OnnxNode, file: QuantizedFile) -> Iterator[OnnxNode]:
+    following: OnnxNode | None = node
+    while following is not None:
+        yield following
+        following = _activation_after(following, file)
 
 
 def weight_noise(file: QuantizedFile, parent: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -148,6 +168,7 @@ def _expected(weight: Weight, parent: Mapping[str, np.ndarray]) -> np.ndarray | 
 def layers_of(
     file: QuantizedFile,
     observed: Mapping[str, Observed],
+    modules: Mapping[str, str],
     weights: Mapping[str, float],
     times: Mapping[str, float],
     conversions: Mapping[str, float],
@@ -158,16 +179,15 @@ def layers_of(
     for tensor in file.inputs:
         quantized = _result(OnnxNode("", "", "", (), (tensor,), ()), file)
         if quantized != tensor and quantized in observed:
-            found.append(Layer(tensor, "input", quantized, observed[quantized], 0.0, None, None, 0.0, None))
+            found.append(Layer(tensor, INPUT, quantized, None, observed[quantized], 0.0, None, None, 0.0, None))
     for node in _computing(file):
-        first = node.outputs[0]
-        tensor = _result(node, file)
-        read = [observed.get(file.source(name)) for name in node.inputs if name and not _is_constant(name, file)]
-        noises = [item.noise for item in read if item is not None and item.noise is not None]
-        unknown = any(
-            item is None and file.source(name) not in file.inputs
-            for item, name in zip(read, (n for n in node.inputs if n and not _is_constant(n, file)), strict=True)
-        )
+        parts = [part.outputs[0] for part in _with_activations(node, file)]
+        first, tensor = parts[0], _result(node, file)
+        data = [file.source(name) for name in node.inputs if name and not _is_constant(name, file)]
+        read = [observed.get(source) for source in data]
+        known = [item.noise for item in read if item is not None and item.noise is not None]
+        # An input of the network that has no scale has no noise.
+        silent = all(source in file.inputs for source, item in zip(data, read, strict=True) if item is None)
         result = observed.get(tensor)
         rescaled = any(item is not None and item.rescaled for item in (*read, result))
         found.append(
@@ -175,12 +195,13 @@ def layers_of(
                 name=node.name or first,
                 kind=node.operator,
                 tensor=tensor,
+                module=modules.get(first),
                 result=result,
-                noise_in=None if unknown and not noises else max(noises, default=0.0),
+                noise_in=max(known, default=0.0 if silent else None),
                 # Equalisation scales the weights as well, by factors that are not known.
                 weight_noise=None if rescaled else weights.get(first),
-                ns=times.get(first),
-                conversion_ns=conversions.get(first, 0.0),
+                ns=sum(times[part] for part in parts if part in times) if first in times else None,
+                conversion_ns=sum(conversions.get(part, 0.0) for part in parts),
                 float_ns=float_times.get(first),
             )
         )
@@ -191,10 +212,9 @@ def _is_constant(tensor: str, file: QuantizedFile) -> bool:
     return tensor in file.constants or file.source(tensor) in file.constants
 
 
-def float_times(
-    file: QuantizedFile, others: Mapping[str, Counterpart], parent: QuantizedFile, times: Mapping[str, float]
-) -> dict[str, float]:
-    """By the first results of a quantized file's nodes the time of what the float model has in their place."""
+def twins(file: QuantizedFile, others: Mapping[str, Counterpart], parent: QuantizedFile) -> dict[str, tuple[str, ...]]:
+    """By the first results of a quantized file's layers what the float model has in their place: the first results of
+    a node, and of the activations that belong to it."""
     by_name = {node.name: node for node in parent.nodes if node.name}
     found = {}
     for node in _computing(file):
@@ -202,6 +222,6 @@ def float_times(
         other = others.get(_result(node, file))
         if twin is None and other is not None:
             twin = parent.writers.get(other.tensor)
-        if twin is not None and twin.outputs[0] in times:
-            found[node.outputs[0]] = times[twin.outputs[0]]
+        if twin is not None:
+            found[node.outputs[0]] = tuple(part.outputs[0] for part in _with_activations(twin, parent))
     return found

@@ -77,14 +77,13 @@ class Quantization:
 
     def real(self, integers: NDArray[Any]) -> NDArray[np.float32]:
         """What the integers stand for."""
-        return (integers.astype(np.int32) - self._along(self.zero_point, integers.ndim)) * self._along(
-            self.scale, integers.ndim
-        )
+        steps = integers.astype(np.int32) - self._along(self.zero_point, integers.ndim)
+        return np.asarray(steps * self._along(self.scale, integers.ndim), np.float32)
 
     def rounded(self, reals: NDArray[Any]) -> NDArray[np.int32]:
         """The integers of `reals`."""
         scaled = np.rint(reals / self._along(self.scale, reals.ndim)) + self._along(self.zero_point, reals.ndim)
-        return np.clip(scaled, *self.levels).astype(np.int32)
+        return np.asarray(np.clip(scaled, *self.levels), np.int32)
 
     def _along(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
         if self.axis is None or values.size == 1:
@@ -175,9 +174,7 @@ class QuantizedFile:
         """What the float model may call what `tensor` holds, the likeliest first."""
         how = self.activations.get(tensor)
         candidates = [how.tensor if how is not None else tensor, tensor]
-        candidates += [
-            node.outputs[0] for node in self.readers.get(tensor, ()) if node.operator == "DequantizeLinear"
-        ]
+        candidates += [node.outputs[0] for node in self.readers.get(tensor, ()) if node.operator == "DequantizeLinear"]
         for name in candidates:
             yield from stripped(name)
 
@@ -278,9 +275,9 @@ def _scaled(node: OnnxNode) -> Iterator[tuple[str, str, str, str]]:
             yield node.inputs[start], node.inputs[start + 1], node.inputs[start + 2], ""
         return
     if node.operator in _TAKE_SCALES:
-        inputs, (scale, zero) = _TAKE_SCALES[node.operator]
+        inputs, (scale, zero_point) = _TAKE_SCALES[node.operator]
         for places in inputs:
             tensor, tensor_scale, tensor_zero = (node.inputs[place] for place in places)
             yield tensor, tensor_scale, tensor_zero, ""
-        if len(node.inputs) > zero and node.inputs[scale]:
-            yield node.outputs[0], node.inputs[scale], node.inputs[zero], ""
+        if len(node.inputs) > zero_point and node.inputs[scale]:
+            yield node.outputs[0], node.inputs[scale], node.inputs[zero_point], ""

@@ -32,12 +32,16 @@ _RESCALED_DB = 15.0
 class Observed:
     """One tensor over all inputs.
 
-    `below` and `above` are the shares of real values beyond the quantized range by more than half a step, `at_ends`
-    that of values other than zero on its first or last integer; `used` is the share of the integers from the least to the greatest that
-    occurred. These are None for a tensor without a scale, the former two also where the real values are not known.
-    `low` and `high` are the extreme real values, `channels` the largest magnitude of each channel.
-    `noise` is the power of the difference to the float model over that of the signal, `noise_before` the same before
-    the tensor was rounded; None where the float model has no such tensor.
+    low, high: the extreme real values.
+    below, above: the shares of real values beyond the quantized range by more than half a step.
+    at_ends: the share of values other than zero on the first or the last integer.
+    used: the share of the integers from the least to the greatest that occurred.
+    channels: the largest magnitude of each channel; channel_noise: as noise, of each by itself.
+    noise: the power of the difference to the float model over that of the signal; noise_before: the same before the
+        tensor was rounded.
+    rescaled: it agrees with the float model but for a factor for each channel.
+
+    None is what is not known: of a tensor without a scale, or without a counterpart.
     """
 
     count: int
@@ -48,6 +52,7 @@ class Observed:
     at_ends: float | None
     used: float | None
     channels: tuple[float, ...]
+    channel_noise: tuple[float, ...]
     noise: float | None
     noise_before: float | None
     rescaled: bool
@@ -85,14 +90,19 @@ class Observer:
         self._per_channel = 0
 
     def see(
-        self, value: NDArray[Any], real: NDArray[Any] | None, expected: NDArray[Any] | None, *, one_sided: bool = False
+        self,
+        value: NDArray[Any],
+        *,
+        expected: NDArray[Any] | None = None,
+        before: NDArray[Any] | None = None,
+        one_sided: bool = False,
     ) -> None:
         """One inference's values.
 
         Args:
             value: the integers, or the floats of a tensor without a scale.
-            real: what was rounded to them, None where that is not known.
             expected: the float model's.
+            before: what was rounded to `value`; without it the float model's values stand for what the range must hold.
             one_sided: the range begins at zero because it replaces a ReLU: below it nothing is clipped.
         """
         self._count += value.size
@@ -100,18 +110,17 @@ class Observer:
         if self._how is not None:
             self._see_integers(value)
             read = self._how.real(value).astype(np.float64)
-        if real is not None:
+        real = expected if before is None else before
+        if real is not None and real.shape == read.shape:
             self._see_range(real, one_sided)
-        shown = read if real is None else real
-        magnitudes = _by_channel(np.abs(shown)).max(axis=1) if shown.size else np.zeros(0)
+        magnitudes = _by_channel(np.abs(read if real is None else real)).max(axis=1, initial=0)
         self._channels = magnitudes if self._channels is None else np.maximum(self._channels, magnitudes)
-        if expected is not None and expected.shape == read.shape:
-            sums = _powers(expected.astype(np.float64), read)
-            self._sums = sums if self._sums is None else self._sums + sums
-            self._per_channel += read.size // len(magnitudes)
-            if real is not None:
-                before = _powers(expected.astype(np.float64), real.astype(np.float64))
-                self._sums_before = before if self._sums_before is None else self._sums_before + before
+        if expected is None or expected.shape != read.shape:
+            return
+        self._sums = _added(self._sums, expected, read)
+        self._per_channel += read.size // len(magnitudes)
+        if before is not None:
+            self._sums_before = _added(self._sums_before, expected, before)
 
     def _see_integers(self, value: NDArray[Any]) -> None:
         assert self._how is not None
@@ -140,8 +149,7 @@ class Observer:
         if self._how is not None and self._most >= self._least:
             least, most = self._how.levels
             used = (self._most - self._least + 1) / (most - least + 1)
-        noise, rescaled = _noise(self._sums, self._per_channel)
-        before, _ = _noise(self._sums_before, self._per_channel)
+        noise, before = _noise(self._sums, self._per_channel), _noise(self._sums_before, self._per_channel)
         known = self._real_count > 0
         return Observed(
             count=self._count,
@@ -152,9 +160,10 @@ class Observer:
             at_ends=None if self._how is None or not self._count else self._ends / self._count,
             used=used,
             channels=() if self._channels is None else tuple(map(float, self._channels)),
-            noise=noise,
-            noise_before=before,
-            rescaled=rescaled,
+            channel_noise=noise.channels,
+            noise=noise.whole,
+            noise_before=before.whole,
+            rescaled=noise.rescaled,
         )
 
 
@@ -165,26 +174,36 @@ def _by_channel(values: NDArray[Any]) -> NDArray[Any]:
     return np.moveaxis(values, -1, 0).reshape(values.shape[-1], -1) if values.ndim == 3 else values.reshape(1, -1)
 
 
-def _powers(expected: NDArray[np.float64], read: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[4, C]`: the sums of f^2, f q, q^2 and (f - q)^2."""
-    f, q = _by_channel(expected), _by_channel(read)
-    return np.stack([(f * f).sum(axis=1), (f * q).sum(axis=1), (q * q).sum(axis=1), ((f - q) ** 2).sum(axis=1)])
+def _added(sums: NDArray[np.float64] | None, expected: NDArray[Any], read: NDArray[Any]) -> NDArray[np.float64]:
+    """`[4, C]`: the sums of f^2, f q, q^2 and (f - q)^2 of each channel, with those of one inference more."""
+    f, q = _by_channel(expected.astype(np.float64)), _by_channel(read.astype(np.float64))
+    found = np.stack([(f * f).sum(axis=1), (f * q).sum(axis=1), (q * q).sum(axis=1), ((f - q) ** 2).sum(axis=1)])
+    return found if sums is None else sums + found
 
 
-def _noise(sums: NDArray[np.float64] | None, per_channel: int) -> tuple[float | None, bool]:
-    if sums is None:
-        return None, False
+def _noise(sums: NDArray[np.float64] | None, per_channel: int) -> _Noise:
+    if sums is None or not sums[0].sum() > 0:
+        return _Noise(None, (), False)
     ff, fq, qq, difference = sums
-    signal = float(ff.sum())
-    if signal == 0:
-        return None, False
-    noise = float(difference.sum()) / signal
     alive = (ff > 0) & (fq > 0)
-    if per_channel >= _LEAST_VALUES and noise > 0 and alive.any():
+    if per_channel >= _LEAST_VALUES and difference.sum() > 0 and alive.any():
         factors = np.where(alive, fq / np.where(alive, ff, 1), 1)
         left = np.where(alive, np.maximum(qq - factors * fq, 0) / factors**2, difference)
-        fitted = float(left.sum()) / signal
-        gained = 10 * math.log10(noise / max(fitted, 1e-30))
-        if gained >= _RESCALED_GAIN_DB and fitted <= 10 ** (-_RESCALED_DB / 10):
-            return fitted, True
-    return noise, False
+        gained_db = 10 * math.log10(difference.sum() / max(left.sum(), 1e-30))
+        if gained_db >= _RESCALED_GAIN_DB and left.sum() <= ff.sum() * 10 ** (-_RESCALED_DB / 10):
+            return _Noise.of(left, ff, True)
+    return _Noise.of(difference, ff, False)
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Of all channels together, and of each with a signal."""
+
+    whole: float | None
+    channels: tuple[float, ...]
+    rescaled: bool
+
+    @classmethod
+    def of(cls, noise: NDArray[np.float64], signal: NDArray[np.float64], rescaled: bool) -> _Noise:
+        own = np.where(signal > 0, noise / np.where(signal > 0, signal, 1), 0)
+        return cls(float(noise.sum() / signal.sum()), tuple(map(float, own)), rescaled)

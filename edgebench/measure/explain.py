@@ -19,7 +19,7 @@ from edgebench.errors import EdgebenchError, UsageError
 from edgebench.explaining.executed import Executed, executed_of, times_of, unfused
 from edgebench.explaining.explanation import Explanation
 from edgebench.explaining.instructions import instructions, may_saturate
-from edgebench.explaining.layers import Layer, counterparts, float_times, layers_of, weight_noise
+from edgebench.explaining.layers import Layer, counterparts, layers_of, twins, weight_noise
 from edgebench.explaining.scheme import QuantizedFile, read_file
 from edgebench.explaining.values import Observed, Observer
 from edgebench.measure.devices import connected
@@ -59,7 +59,7 @@ class _Side:
     @property
     def executed(self) -> list[Executed]:
         places = aligned(self.times.operators, self.times.graph)
-        return executed_of(self.profile, self.times, places, self.file)
+        return executed_of(self.profile, self.times.graph, places, self.file)
 
 
 def explain(
@@ -134,12 +134,13 @@ def explain(
             given.feeds,
             count,
         )
-        watch.done(f"{len(given.feeds)} inputs of {given.fed_with}")
+        watch.done(f"{len(given.feeds)} inputs")
     executed, cpu = own.executed, instructions(fingerprint)
     why_none = given.why_none or (_NO_FLOAT_MODEL if beside is None else None)
     return Explanation(
         name=subject.ref.name,
         path=str(path),
+        exported=subject.from_bundle,
         form=file.form,
         activations=tuple(file.activation_types.most_common()),
         weights=tuple((dtype, per_channel, n) for (dtype, per_channel), n in file.weight_types.most_common()),
@@ -170,18 +171,29 @@ def _layers(
     own: _Side, float_side: _Side | None, executed: Sequence[Executed], observed: dict[str, Observed]
 ) -> list[Layer]:
     times, conversions = times_of(executed)
+    modules = _modules(executed)
     if float_side is None:
-        return layers_of(own.file, observed, {}, times, conversions, {})
-    others = counterparts(own.file, float_side.file)
-    theirs, _ = times_of(float_side.executed)
+        return layers_of(own.file, observed, modules, {}, times, conversions, {})
+    beside = float_side.executed
+    theirs, _ = times_of(beside)
+    named = _modules(beside)
+    found = twins(own.file, counterparts(own.file, float_side.file), float_side.file)
     return layers_of(
         own.file,
         observed,
+        {first: named[parts[0]] for first, parts in found.items() if parts[0] in named} | modules,
         weight_noise(own.file, float_weights(float_side.subject.path)),
         times,
         conversions,
-        float_times(own.file, others, float_side.file, theirs),
+        {first: sum(theirs.get(part, 0.0) for part in parts) for first, parts in found.items() if parts[0] in theirs},
     )
+
+
+def _modules(executed: Sequence[Executed]) -> dict[str, str]:
+    """By the first results of a file's nodes."""
+    return {
+        item.origin.outputs[0]: item.module for item in executed if item.origin is not None and item.module is not None
+    }
 
 
 def _noise_of_outputs(file: QuantizedFile, observed: dict[str, Observed]) -> float | None:
@@ -190,15 +202,13 @@ def _noise_of_outputs(file: QuantizedFile, observed: dict[str, Observed]) -> flo
     return max((item.noise for item in found if item is not None and item.noise is not None), default=None)
 
 
-def _noise_of_answers(
-    own: _Side, float_side: _Side, runner: JobRunner, runtime: str, threads: int
-) -> float | None:
+def _noise_of_answers(own: _Side, float_side: _Side, runner: JobRunner, runtime: str, threads: int) -> float | None:
     """By the device's kernels, of the worst output."""
     ours, theirs = (_answers(side.subject, runner, runtime, threads) for side in (own, float_side))
     noises = []
     for found, expected in zip(ours, theirs, strict=True):
         observer = Observer(None)
-        observer.see(found.reshape(1, -1), None, expected.reshape(1, -1))
+        observer.see(found.reshape(1, -1), expected=expected.reshape(1, -1))
         noises.append(observer.found().noise)
     return max((noise for noise in noises if noise is not None), default=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,7 @@ def find_float_model(subject: Subject, against: Path | None) -> Subject | None:
     found = subject_of(against)
     if not found.ref.format.startswith("onnx") or found.ref.precision not in _FLOATS:
         raise UsageError(
-            f"{against} is {found.ref.format} {found.ref.precision or ''}, not the float32 ONNX file that {subject.path} "
-            "was made of",
+            f"{against} is {found.ref.format} {found.ref.precision or ''}, not the float32 ONNX file of {subject.path}",
             hint="give that one with --against, or leave --against out",
         )
     shapes = [[(spec.shape, spec.dtype) for spec in item.inputs] for item in (subject, found)]
@@ -102,13 +101,9 @@ def find_inputs(
     return Given((), subject.fed_with, why)
 
 
-def _from_data(
-    subject: Subject, known: Subject | None, data: str, samples: int, preprocess: str | None
-) -> Given:
+def _from_data(subject: Subject, known: Subject | None, data: str, samples: int, preprocess: str | None) -> Given:
     if len(subject.inputs) != 1:
-        raise DataError(
-            f"images feed one input; {subject.path} has {len(subject.inputs)}", hint="leave --data out"
-        )
+        raise DataError(f"images feed one input; {subject.path} has {len(subject.inputs)}", hint="leave --data out")
     dataset = open_dataset(data)
     own = known.preprocess if known is not None else None
     prepare = own if preprocess is None else resolve_preprocess(preprocess)

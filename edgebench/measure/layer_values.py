@@ -56,16 +56,12 @@ def observe(
                 continue
             other = others.get(tensor)
             wished = None if other is None else expected.get(other.tensor)
-            real, one_sided = found.get(reals.get(tensor, "")), _begins_at_zero(tensor, file)
-            if other is not None and other.absorbed == "Clip":
-                real = wished
-            elif other is not None and other.absorbed == "Relu" and real is not None:
-                real = np.maximum(real, 0)
-            elif real is None:
-                real = wished
+            before = found.get(reals.get(tensor, ""))
+            if other is not None and other.absorbed is not None and before is not None:
+                before = np.maximum(before, 0) if other.absorbed == "Relu" else None
             # That the float model has values there is a reason to count them.
-            one_sided = one_sided and (wished is None or float(wished.min(initial=0)) >= 0)
-            observer.see(value, real, wished, one_sided=one_sided)
+            one_sided = _begins_at_zero(tensor, file) and (wished is None or float(wished.min(initial=0)) >= 0)
+            observer.see(value, expected=wished, before=before, one_sided=one_sided)
     return {tensor: observer.found() for tensor, observer in observers.items()}
 
 
@@ -89,7 +85,7 @@ def _begins_at_zero(tensor: str, file: QuantizedFile) -> bool:
 
 def _expected(session: Any, parent: QuantizedFile, feed: Feed) -> dict[str, NDArray[Any]]:
     """The float model's values; two models of one network may call its input otherwise."""
-    given = {name: array for name, array in zip(parent.inputs, feed.values(), strict=True)}
+    given = dict(zip(parent.inputs, feed.values(), strict=True))
     return {**given, **_run(session, given)}
 
 

@@ -15,7 +15,7 @@ AGENT = sorted((PACKAGE / "agent").rglob("*.py"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # These stand beside each other; what joins them stands above.
-APART = {"agent", "source", "exporters", "quantize", "costs", "evaluation", "targets", "stats", "store"}
+APART = {"agent", "source", "exporters", "quantize", "costs", "evaluation", "targets", "stats", "store", "explaining"}
 ALLOWED = {("exporters", "quantize"), ("exporters", "costs"), ("costs", "source"), *((name, "agent") for name in APART)}
 
 
@@ -76,6 +76,7 @@ def test_arrows_go_one_way(path: Path) -> None:
                 "comparison",
                 "gate",
                 "profiling",
+                "explaining",
                 "sustained",
                 "errors",
             }, f"report must not import {other}"

@@ -1,0 +1,175 @@
+"""An explanation as tables and sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgebench.explaining import executed
+from edgebench.explaining.explanation import Explanation, Finding
+from edgebench.explaining.findings import find
+from edgebench.explaining.layers import Layer
+from edgebench.profiling.findings import doubts
+from edgebench.profiling.profile import Profile
+from edgebench.report.profile_table import empty_table, head
+from edgebench.report.units import MISSING, milliseconds, percent
+
+__all__ = ["render"]
+
+_MS = 1e6
+_BECAUSE = {
+    executed.NO_KERNEL: "no int8 kernel",
+    executed.ABSORBED: "no int8 kernel of its own",
+    executed.WIDE: "16 bits",
+    executed.SIGNED: "signed activations",
+    executed.FLOAT_INPUT: "what it reads is not quantized",
+    executed.FLOAT_OUTPUT: "its result is not quantized",
+    executed.SHARED: "its result is wanted in float too",
+    executed.BOUNDARY: "inputs and outputs are float",
+    executed.REQUANTIZED: "quantized twice in a row",
+    executed.UNKNOWN: "not known",
+}
+
+
+def render(explained: Explanation, top: int, by: str) -> RenderableType:
+    """What it is, what runs of it, its `top` layers in the order of `by` ("noise" or "time"), and what to do."""
+    profiles = [explained.profile, *([explained.parent_profile] if explained.parent_profile is not None else [])]
+    parts: list[RenderableType] = [_facts(explained), head(profiles)]
+    if explained.unfused:
+        parts.append(_conversions(explained))
+    parts.append(_layers(explained, top, by))
+    return Group(*parts, *_method(explained, profiles), *_findings(find(explained)))
+
+
+def _facts(explained: Explanation) -> Table:
+    found = Table(box=None, show_header=False, pad_edge=False)
+    found.add_column(style="bold", no_wrap=True)
+    found.add_column(overflow="fold")
+    for label, text in (
+        ("file", explained.path),
+        ("form", explained.form),
+        (
+            "activations",
+            ", ".join(f"{count} {dtype}" for dtype, count in explained.activations) or "no scales in the file",
+        ),
+        ("weights", _weights(explained)),
+        ("calibration", explained.calibration or "not known"),
+        ("float model", explained.parent or "not known"),
+        ("device", f"{explained.profile.device}, {explained.cpu.text}"),
+    ):
+        found.add_row(Text(label), Text(text))
+    return found
+
+
+def _weights(explained: Explanation) -> str:
+    kinds = [
+        f"{count} {dtype} per {'channel' if per_channel else 'tensor'}"
+        for dtype, per_channel, count in explained.weights
+    ]
+    if not kinds:
+        return "no scales in the file"
+    return ", ".join(kinds) + (", of 7 bits" if explained.seven_bits else "")
+
+
+def _conversions(explained: Explanation) -> Table:
+    found = empty_table(["not joined into int8", "because"], ["n", "ms", "conversions", "ms", "share"])
+    whole = explained.profile.operators_ns or 1
+    for group in explained.unfused:
+        found.add_row(
+            group.kind or MISSING,
+            _BECAUSE[group.reason],
+            str(len(group.names)) if group.names else MISSING,
+            _ms(group.ns) if group.names else MISSING,
+            str(group.conversions),
+            _ms(group.conversion_ns),
+            percent((group.ns + group.conversion_ns) / whole),
+        )
+    return found
+
+
+def _layers(explained: Explanation, top: int, by: str) -> Table:
+    known = bool(explained.inputs)
+    values = ["SQNR dB", "lost dB", "weights dB", "clipped", "levels used"] if known else []
+    named = any(layer.module for layer in explained.layers)
+    order = "the noise that they add" if by == "noise" and known else "their time"
+    found = empty_table(
+        [f"layers by {order}", *(["module"] if named else []), "kind"], ["ms", "converting", "ms in float", *values]
+    )
+    for layer in _ordered(explained.layers, by if known else "time")[:top]:
+        cells = [_ms(layer.ns), _ms(layer.conversion_ns or None), _ms(layer.float_ns)]
+        if known:
+            cells += _values(layer)
+        found.add_row(Text(layer.name), *([Text(layer.module or MISSING)] if named else []), layer.kind, *cells)
+    return found
+
+
+def _ordered(layers: Sequence[Layer], by: str) -> list[Layer]:
+    if by == "noise":
+        return sorted(layers, key=lambda layer: -layer.added_noise)
+    return sorted(layers, key=lambda layer: -((layer.ns or 0.0) + layer.conversion_ns))
+
+
+def _values(layer: Layer) -> list[str]:
+    result = layer.result
+    return [
+        _db(layer.sqnr_db),
+        _db(layer.lost_db),
+        _db(None if not layer.weight_noise else -10 * math.log10(layer.weight_noise)),
+        MISSING if result is None else percent(result.clipped, 2),
+        MISSING if result is None else percent(result.used, 0),
+    ]
+
+
+def _method(explained: Explanation, profiles: Sequence[Profile]) -> list[Text]:
+    own = explained.profile
+    lines = [
+        Text(
+            f"{own.runtime} {own.runtime_version or ''} on {own.device}, threads: {own.threads}; fed with {own.fed_with}; "
+            f"{len(own.whole_ns)} inferences with {own.method}, {len(own.unprofiled_ns)} without"
+        )
+    ]
+    for profile in profiles:
+        # Which module an operator is of is no question here.
+        told = [text for text in doubts(profile) if "module" not in text]
+        lines.extend(Text(f"{profile.name}: {text}", style="yellow") for text in told)
+    if explained.inputs:
+        lines.append(
+            Text(
+                f"values: {explained.fed_with}, {explained.inputs} of them, by the file's own arithmetic on this machine"
+                f"{_answers(explained)}"
+            )
+        )
+    return lines
+
+
+def _answers(explained: Explanation) -> str:
+    if explained.sqnr_db is None:
+        return ""
+    device = "" if explained.device_sqnr_db is None else f", by the device's kernels {_db(explained.device_sqnr_db)} dB"
+    return f"; SQNR of the answers {_db(explained.sqnr_db)} dB{device}"
+
+
+def _findings(findings: Sequence[Finding]) -> list[Text]:
+    lines = []
+    for number, finding in enumerate(findings, 1):
+        lines.append(Text(f"{number}. {finding.text}", style="bold"))
+        if finding.remedy is not None:
+            lines.append(Text(f"   -> {finding.remedy}"))
+    return lines
+
+
+def _db(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return "exact" if math.isinf(value) else f"{value:.1f}"
+
+
+def _ms(nanoseconds: float | None) -> str:
+    if nanoseconds is None:
+        return MISSING
+    # Profilers tell microseconds.
+    return milliseconds(nanoseconds / _MS) if nanoseconds >= _MS else f"{nanoseconds / _MS:.3f}"
