@@ -84,10 +84,11 @@ def _dynamic(explained: Explanation) -> Iterator[Finding]:
     if explained.form != "dynamic":
         return
     share = explained.profile.share(lambda operator: operator.kind.startswith("Dynamic"))
+    products = explained.profile.share(lambda operator: operator.kind.endswith("Integer"))
     yield Finding(
         "dynamic",
-        f"its activations get their scales in every inference (dynamic quantization), in operators that take "
-        f"{share:.0%} of the operators' time",
+        f"its activations get their scales in every inference (dynamic quantization), by operators that take {share:.0%} "
+        f"of the operators' time; ConvInteger and MatMulInteger take {products:.0%}",
         f"scales that are known before: edgebench export {explained.parent or 'ITS_FLOAT_MODEL'} --calib DATA",
     )
 
@@ -187,11 +188,12 @@ def _clipping(explained: Explanation, seen: Seen) -> Iterator[Finding]:
     ]
     if clipped:
         share, layer, result = max(clipped, key=lambda item: item[0])
+        whole = "" if (explained.calibration or "").startswith("minmax") else " --method minmax"
         yield Finding(
             "clipped",
             f"{_tensors(len(clipped), 'loses', 'lose')} by clipping; most of all {_what(layer)}, of whose values "
             f"{share:.1%} are beyond its range (they reach from {result.low:.3g} to {result.high:.3g})",
-            f"calibrate on images like these, and on more: {_again(explained, '--samples 512 --method minmax')}",
+            f"calibrate on images like these, and on more: {_again(explained, f'--samples 512{whole}')}",
         )
 
 

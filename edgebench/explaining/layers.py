@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgebench.agent.profilers.onnx_nodes import OnnxNode
-from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile, Weight, stripped
+from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile
 from edgebench.explaining.values import Observed, sqnr_of
 
 __all__ = ["INPUT", "Counterpart", "Layer", "counterpart", "counterparts", "layers_of", "twins", "weight_noise"]
@@ -34,8 +36,8 @@ class Layer:
     """An operator of the quantized file with the activation that belongs to it, or an input (of the kind INPUT).
 
     `result` is what was seen of its result, `noise_in` the largest noise of what it reads, `weight_noise` that of its
-    weights. Times are of an inference: of what was made of it, of the conversions on its account, and of its twin in the
-    float model. `module` is as of a profile's operators. None is what is not known.
+    weights. Times are of an inference: of what was made of it, of the conversions on its account, and of its twin in
+    the float model. `module` is as of a profile's operators. None is what is not known.
     """
 
     name: str
@@ -144,25 +146,24 @@ def _with_activations(node: OnnxNode, file: QuantizedFile) -> Iterator[OnnxNode]
         following = _activation_after(following, file)
 
 
-def weight_noise(file: QuantizedFile, parent: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """By a node's first result the noise of its quantized weight, where `parent` has the float one by its name."""
+def weight_noise(
+    file: QuantizedFile,
+    others: Mapping[str, tuple[str, ...]],
+    parent: QuantizedFile,
+    constants: Mapping[str, NDArray[Any]],
+) -> dict[str, float]:
+    """By a layer's first result the noise of its quantized weight against the one constant of that shape that its twin
+    reads; `others` are the `twins`, `constants` the float model's."""
     found: dict[str, float] = {}
     for weight in file.weights:
-        expected = _expected(weight, parent)
-        if expected is None:
-            continue
-        signal = float(np.sum(expected.astype(np.float64) ** 2))
+        first = weight.node.outputs[0]
+        twin = parent.writers.get(others[first][0]) if first in others else None
+        read = [constants[name] for name in (twin.inputs if twin is not None else ()) if name in constants]
+        alike = [array for array in read if array.shape == weight.integers.shape]
+        signal = float(np.sum(np.square(alike[0], dtype=np.float64))) if len(alike) == 1 else 0.0
         if signal > 0:
-            found[weight.node.outputs[0]] = float(np.sum((expected - weight.real.astype(np.float64)) ** 2)) / signal
+            found[first] = float(np.sum(np.square(alike[0] - weight.real, dtype=np.float64))) / signal
     return found
-
-
-def _expected(weight: Weight, parent: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    for tensor in (weight.how.quantized, weight.how.tensor):
-        for name in stripped(tensor):
-            if name in parent and parent[name].shape == weight.integers.shape:
-                return parent[name]
-    return None
 
 
 def layers_of(

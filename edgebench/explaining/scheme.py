@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgebench.agent.profilers.onnx_nodes import OnnxNode
 
-__all__ = ["CONVERSIONS", "Quantization", "QuantizedFile", "Weight", "read_file", "stripped"]
+__all__ = ["CONVERSIONS", "Quantization", "QuantizedFile", "Weight", "read_file"]
 
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -176,10 +176,10 @@ class QuantizedFile:
         candidates = [how.tensor if how is not None else tensor, tensor]
         candidates += [node.outputs[0] for node in self.readers.get(tensor, ()) if node.operator == "DequantizeLinear"]
         for name in candidates:
-            yield from stripped(name)
+            yield from _stripped(name)
 
 
-def stripped(name: str) -> Iterator[str]:
+def _stripped(name: str) -> Iterator[str]:
     """The name, and what it was before a quantizer made another of it."""
     while name:
         yield name

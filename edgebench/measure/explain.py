@@ -22,7 +22,7 @@ from edgebench.explaining.instructions import instructions, may_saturate
 from edgebench.explaining.layers import Layer, counterparts, layers_of, twins, weight_noise
 from edgebench.explaining.scheme import QuantizedFile, read_file
 from edgebench.explaining.values import Observed, Observer
-from edgebench.measure.devices import connected
+from edgebench.measure.devices import Connected, connected
 from edgebench.measure.explain_subjects import (
     Given,
     calibration_of,
@@ -115,7 +115,7 @@ def explain(
         for model in models:
             fed = _fed(model, given)
             graph = file if model is subject else read_file(model.path)
-            sides.append(_Side(fed, graph, *profile_subject(fed, runtime, count, runs, runner, item)))
+            sides.append(_Side(fed, graph, *_profiled(fed, graph, runtime, count, runs, runner, item)))
             watch.advance()
         watch.done(f"{runs} inferences each with the profiler, {runs} without")
         own, float_side = sides[0], sides[1] if beside is not None else None
@@ -161,6 +161,22 @@ def explain(
     )
 
 
+def _profiled(
+    subject: Subject, file: QuantizedFile, runtime: str, threads: int, runs: int, runner: JobRunner, item: Connected
+) -> tuple[Profile, OperatorTimes]:
+    try:
+        return profile_subject(subject, runtime, threads, runs, runner, item)
+    except EdgebenchError as error:
+        per_channel = [how.quantized for how in file.activations.values() if how.scale.size > 1]
+        if not per_channel:
+            raise
+        raise type(error)(
+            str(error),
+            hint=f"{len(per_channel)} activations have a scale per channel, the first is {per_channel[0]}: quantize "
+            "them per tensor, as edgebench export does",
+        ) from error
+
+
 def _fed(model: Subject, given: Given) -> Subject:
     if not given.feeds:
         return model
@@ -182,7 +198,7 @@ def _layers(
         own.file,
         observed,
         {first: named[parts[0]] for first, parts in found.items() if parts[0] in named} | modules,
-        weight_noise(own.file, float_weights(float_side.subject.path)),
+        weight_noise(own.file, found, float_side.file, float_weights(float_side.subject.path)),
         times,
         conversions,
         {first: sum(theirs.get(part, 0.0) for part in parts) for first, parts in found.items() if parts[0] in theirs},

@@ -128,8 +128,8 @@ def _method(explained: Explanation, profiles: Sequence[Profile]) -> list[Text]:
     own = explained.profile
     lines = [
         Text(
-            f"{own.runtime} {own.runtime_version or ''} on {own.device}, threads: {own.threads}; fed with {own.fed_with}; "
-            f"{len(own.whole_ns)} inferences with {own.method}, {len(own.unprofiled_ns)} without"
+            f"{own.runtime} {own.runtime_version or ''} on {own.device}, threads: {own.threads}; fed with "
+            f"{own.fed_with}; {len(own.whole_ns)} inferences with {own.method}, {len(own.unprofiled_ns)} without"
         )
     ]
     for profile in profiles:
@@ -139,8 +139,8 @@ def _method(explained: Explanation, profiles: Sequence[Profile]) -> list[Text]:
     if explained.inputs:
         lines.append(
             Text(
-                f"values: {explained.fed_with}, {explained.inputs} of them, by the file's own arithmetic on this machine"
-                f"{_answers(explained)}"
+                f"values: {explained.fed_with}, {explained.inputs} of them, by the file's own arithmetic, on this "
+                f"machine{_answers(explained)}"
             )
         )
     return lines
