@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from edgebench.explaining.executed import Unfused
 from edgebench.explaining.instructions import Instructions
 from edgebench.explaining.layers import Layer
+from edgebench.explaining.scheme import Scheme
 from edgebench.explaining.values import sqnr_of
 from edgebench.profiling.profile import Profile
 
@@ -28,8 +29,6 @@ class Explanation:
     """All that was read and measured of one artifact; sentences are made of it in `findings`.
 
     exported: it lies in a bundle of ours.
-    form: `QDQ`, `QOperator`, `dynamic`, `weight-only`.
-    activations, weights: (type, how many), and (type, per channel, how many); `seven_bits` of the weights leave a bit.
     calibration: what the bundle knows of it, in words.
     parent: the path of the float model, None where none is known.
     fed_with, inputs: what the values were seen on, and on how many, 0 where they were not looked at.
@@ -41,10 +40,7 @@ class Explanation:
     name: str
     path: str
     exported: bool
-    form: str
-    activations: tuple[tuple[str, int], ...]
-    weights: tuple[tuple[str, bool, int], ...]
-    seven_bits: bool
+    scheme: Scheme
     calibration: str | None
     parent: str | None
     cpu: Instructions

@@ -81,14 +81,14 @@ def _instructions(explained: Explanation) -> Iterator[Finding]:
 
 
 def _dynamic(explained: Explanation) -> Iterator[Finding]:
-    if explained.form != "dynamic":
+    if explained.scheme.form != "dynamic":
         return
     share = explained.profile.share(lambda operator: operator.kind.startswith("Dynamic"))
     products = explained.profile.share(lambda operator: operator.kind.endswith("Integer"))
     yield Finding(
         "dynamic",
-        f"its activations get their scales in every inference (dynamic quantization), by operators that take {share:.0%} "
-        f"of the operators' time; ConvInteger and MatMulInteger take {products:.0%}",
+        f"its activations get their scales in every inference (dynamic quantization), by operators that take "
+        f"{share:.0%} of the operators' time; ConvInteger and MatMulInteger take {products:.0%}",
         f"scales that are known before: edgebench export {explained.parent or 'ITS_FLOAT_MODEL'} --calib DATA",
     )
 
@@ -148,7 +148,7 @@ def _slow(explained: Explanation) -> Iterator[Finding]:
         spent = layer.ns + layer.conversion_ns
         if spent > _SLOWER_LAYER * layer.float_ns and (spent - layer.float_ns) / whole > _NOTABLE_TIME:
             slow.append((spent - layer.float_ns, layer))
-    if slow and explained.form != "dynamic":
+    if slow and explained.scheme.form != "dynamic":
         slow.sort(key=lambda pair: -pair[0])
         layers = [layer for _, layer in slow]
         yield Finding(
@@ -243,7 +243,7 @@ def _weights(explained: Explanation) -> Iterator[Finding]:
     ]
     if poor:
         poor.sort(key=lambda layer: -(layer.weight_noise or 0))
-        shared = any(not per_channel for _, per_channel, _ in explained.weights)
+        shared = any(not per_channel for _, per_channel, _ in explained.scheme.weights)
         text = f"the weights of {_names(poor)} are less than {_WEIGHT_DB:.0f} dB above their rounding"
         if shared:
             yield Finding("weights", f"{text}, with one scale for all channels", _again(explained, "") + _PER_CHANNEL)
@@ -265,7 +265,7 @@ def _losses(explained: Explanation) -> Iterator[Finding]:
         return
     poor = ", which is where answers begin to change" if answer < _POOR_DB else ""
     operators = [layer for layer in ranked if layer.kind != INPUT]
-    if explained.form == "dynamic":
+    if explained.scheme.form == "dynamic":
         yield Finding("noise", f"{text}{poor}")
         return
     yield Finding(

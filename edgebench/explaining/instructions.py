@@ -69,6 +69,6 @@ def may_saturate(file: QuantizedFile, cpu: Instructions) -> bool:
     """Whether sums of two products can overflow: unsigned activations, signed weights of 8 bits, no VNNI."""
     return (
         cpu.saturates
-        and "uint8" in file.activation_types
+        and any(how.dtype == "uint8" for how in file.activations.values())
         and any(weight.how.dtype == "int8" and not weight.seven_bits for weight in file.weights)
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgebench.agent.profilers.onnx_nodes import OnnxNode
 
-__all__ = ["CONVERSIONS", "Quantization", "QuantizedFile", "Weight", "read_file"]
+__all__ = ["CONVERSIONS", "Quantization", "QuantizedFile", "Scheme", "Weight", "read_file"]
 
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -48,6 +48,7 @@ _SUFFIXES = (
 )
 # onnxruntime's QuantType of 8 bits with one bit less (reduce_range) is within +-64.
 _SEVEN_BITS = 64
+_NO_SCALES = "no scales in the file"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,35 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Scheme:
+    """How a file is quantized, in short.
+
+    form: `QDQ`, `QOperator`, `dynamic` (scales are computed while it runs), `weight-only`, or `float`.
+    activations: (type, how many tensors). weights: (type, whether each channel has its scale, how many).
+    seven_bits: all weights leave a bit unused.
+    """
+
+    form: str
+    activations: tuple[tuple[str, int], ...]
+    weights: tuple[tuple[str, bool, int], ...]
+    seven_bits: bool
+
+    @property
+    def activations_in_words(self) -> str:
+        """Such as `31 uint8, 4 uint16`."""
+        return ", ".join(f"{count} {dtype}" for dtype, count in self.activations) or _NO_SCALES
+
+    @property
+    def weights_in_words(self) -> str:
+        """Such as `20 int8 per channel`."""
+        kinds = [
+            f"{count} {dtype} per {'channel' if per_channel else 'tensor'}"
+            for dtype, per_channel, count in self.weights
+        ]
+        return ", ".join(kinds) + (", of 7 bits" if self.seven_bits else "") if kinds else _NO_SCALES
+
+
+@dataclass(frozen=True)
 class QuantizedFile:
     """The main graph of a file. `activations` are by the name of their integers; biases are among `constants` alone."""
 
@@ -139,7 +169,7 @@ class QuantizedFile:
 
     @property
     def form(self) -> str:
-        """`QDQ`, `QOperator`, `dynamic` (scales are computed while it runs), `weight-only`, or `float`."""
+        """As of a Scheme."""
         kinds = {node.operator for node in self.nodes}
         if kinds & _TAKE_SCALES.keys():
             return "QOperator"
@@ -150,14 +180,16 @@ class QuantizedFile:
         return "weight-only" if self.weights or "MatMulNBits" in kinds else "float"
 
     @property
-    def activation_types(self) -> Counter[str]:
-        """How many activations have each type."""
-        return Counter(how.dtype for how in self.activations.values())
-
-    @property
-    def weight_types(self) -> Counter[tuple[str, bool]]:
-        """How many weights have each (type, per channel)."""
-        return Counter((weight.how.dtype, weight.how.scale.size > 1) for weight in self.weights)
+    def scheme(self) -> Scheme:
+        """All of it in short."""
+        activations = Counter(how.dtype for how in self.activations.values())
+        weights = Counter((weight.how.dtype, weight.how.scale.size > 1) for weight in self.weights)
+        return Scheme(
+            form=self.form,
+            activations=tuple(activations.most_common()),
+            weights=tuple((dtype, per_channel, count) for (dtype, per_channel), count in weights.most_common()),
+            seven_bits=bool(self.weights) and all(weight.seven_bits for weight in self.weights),
+        )
 
     def source(self, tensor: str) -> str:
         """The tensor whose values `tensor` has, before conversions: integers where they have a scale, else floats."""

@@ -21,13 +21,13 @@ def document(explained: Explanation) -> dict[str, Any]:
     profiles = [explained.profile, *([explained.parent_profile] if explained.parent_profile is not None else [])]
     return {
         "schema": _SCHEMA,
-        "artifact": {"name": explained.name, "path": explained.path, "form": explained.form},
-        "activations": [{"dtype": dtype, "tensors": count} for dtype, count in explained.activations],
+        "artifact": {"name": explained.name, "path": explained.path, "form": explained.scheme.form},
+        "activations": [{"dtype": dtype, "tensors": count} for dtype, count in explained.scheme.activations],
         "weights": [
             {"dtype": dtype, "per_channel": per_channel, "tensors": count}
-            for dtype, per_channel, count in explained.weights
+            for dtype, per_channel, count in explained.scheme.weights
         ],
-        "seven_bit_weights": explained.seven_bits,
+        "seven_bit_weights": explained.scheme.seven_bits,
         "calibration": explained.calibration,
         "float_model": explained.parent,
         "device": {

@@ -51,28 +51,15 @@ def _facts(explained: Explanation) -> Table:
     found.add_column(overflow="fold")
     for label, text in (
         ("file", explained.path),
-        ("form", explained.form),
-        (
-            "activations",
-            ", ".join(f"{count} {dtype}" for dtype, count in explained.activations) or "no scales in the file",
-        ),
-        ("weights", _weights(explained)),
+        ("form", explained.scheme.form),
+        ("activations", explained.scheme.activations_in_words),
+        ("weights", explained.scheme.weights_in_words),
         ("calibration", explained.calibration or "not known"),
         ("float model", explained.parent or "not known"),
         ("device", f"{explained.profile.device}, {explained.cpu.text}"),
     ):
         found.add_row(Text(label), Text(text))
     return found
-
-
-def _weights(explained: Explanation) -> str:
-    kinds = [
-        f"{count} {dtype} per {'channel' if per_channel else 'tensor'}"
-        for dtype, per_channel, count in explained.weights
-    ]
-    if not kinds:
-        return "no scales in the file"
-    return ", ".join(kinds) + (", of 7 bits" if explained.seven_bits else "")
 
 
 def _conversions(explained: Explanation) -> Table:
