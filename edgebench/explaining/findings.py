@@ -12,6 +12,7 @@ from edgebench.explaining import executed
 from edgebench.explaining.explanation import Explanation, Finding
 from edgebench.explaining.layers import INPUT, Layer
 from edgebench.explaining.values import Observed, sqnr_of
+from edgebench.profiling.findings import float_in_int8
 
 __all__ = ["find"]
 
@@ -36,7 +37,7 @@ _FEW_INPUTS = 8
 
 def find(explained: Explanation) -> tuple[Finding, ...]:
     """All findings."""
-    parts = (_speed, _instructions, _dynamic, _unfused, _slow, _accuracy)
+    parts = (_speed, _instructions, _dynamic, _float, _unfused, _slow, _accuracy)
     return tuple(finding for part in parts for finding in part(explained))
 
 
@@ -91,6 +92,13 @@ def _dynamic(explained: Explanation) -> Iterator[Finding]:
         f"{share:.0%} of the operators' time; ConvInteger and MatMulInteger take {products:.0%}",
         f"scales that are known before: edgebench export {explained.parent or 'ITS_FLOAT_MODEL'} --calib DATA",
     )
+
+
+def _float(explained: Explanation) -> Iterator[Finding]:
+    """Of a runtime whose graph does not tell why: what its profile tells."""
+    text = None if explained.layers else float_in_int8(explained.profile)
+    if text is not None:
+        yield Finding("float", text)
 
 
 def _unfused(explained: Explanation) -> Iterator[Finding]:
@@ -153,7 +161,8 @@ def _slow(explained: Explanation) -> Iterator[Finding]:
         layers = [layer for _, layer in slow]
         yield Finding(
             "slower-layers",
-            f"slower in int8 than in float: {_names(layers)}, by {sum(lost for lost, _ in slow) / 1e6:.2g} ms together",
+            f"slower in int8 than in float: {_names(layers)}, by {sum(lost for lost, _ in slow) / 1e6:.2g} ms"
+            + (" together" if len(slow) > 1 else ""),
             f"{_again(explained, f'--float {_float_names(layers)}')}, and measure both",
         )
 
@@ -191,7 +200,7 @@ def _clipping(explained: Explanation, seen: Seen) -> Iterator[Finding]:
         whole = "" if (explained.calibration or "").startswith("minmax") else " --method minmax"
         yield Finding(
             "clipped",
-            f"{_tensors(len(clipped), 'loses', 'lose')} by clipping; most of all {_what(layer)}, of whose values "
+            f"{_tensors(len(clipped), 'loses', 'lose')} by clipping{_most(clipped)} {_what(layer)}, of whose values "
             f"{share:.1%} are beyond its range (they reach from {result.low:.3g} to {result.high:.3g})",
             f"calibrate on images like these, and on more: {_again(explained, f'--samples 512{whole}')}",
         )
@@ -208,7 +217,7 @@ def _unused(explained: Explanation, seen: Seen) -> Iterator[Finding]:
         few = f" (by {_count(explained.inputs, 'input')})" if explained.inputs < _FEW_INPUTS else ""
         yield Finding(
             "unused-range",
-            f"{_tensors(len(wide), 'loses', 'lose')} by a range that is too wide; most of all {_what(layer)}, of whose "
+            f"{_tensors(len(wide), 'loses', 'lose')} by a range that is too wide{_most(wide)} {_what(layer)}, of whose "
             f"levels {used:.0%} are used{few}",
             f"{_again(explained, '--method mse')}, or with --method percentile",
         )
@@ -229,7 +238,7 @@ def _channels(explained: Explanation, seen: Seen) -> Iterator[Finding]:
         yield Finding(
             "unequal-channels",
             f"{_tensors(len(lost), 'has', 'have')} channels that are lost in its steps, because they share a scale "
-            f"with ones over {_SMALL_CHANNEL:.0f} times as large; most of all {_what(layer)}: {count} of its "
+            f"with ones over {_SMALL_CHANNEL:.0f} times as large{_most(lost)} {_what(layer)}: {count} of its "
             f"{len(result.channels)} channels, the smallest by {spread:.0f} times",
             f"scale the channels alike first: {_again(explained, '--equalize on')}",
         )
@@ -255,7 +264,7 @@ _PER_CHANNEL = ", without --per-tensor: a scale for each channel"
 
 
 def _losses(explained: Explanation) -> Iterator[Finding]:
-    answer = explained.sqnr_db
+    answer = explained.sqnr_db if explained.layers else explained.device_sqnr_db
     if answer is None:
         return
     ranked = [layer for layer in sorted(explained.layers, key=lambda item: -item.added_noise) if layer.added_noise > 0]
@@ -277,7 +286,7 @@ def _losses(explained: Explanation) -> Iterator[Finding]:
 
 
 def _what(layer: Layer) -> str:
-    return f"the input {layer.name}" if layer.kind == INPUT else f"the result of {layer.name}"
+    return f"the input `{layer.name}`" if layer.kind == INPUT else f"the result of {layer.name}"
 
 
 def _names(layers: Sequence[Layer]) -> str:
@@ -292,6 +301,10 @@ def _float_names(layers: Sequence[Layer]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _most(found: Sequence[object]) -> str:
+    return ":" if len(found) == 1 else "; most of all"
 
 
 def _tensors(number: int, one: str, several: str) -> str:

@@ -20,7 +20,8 @@ from edgebench.explaining.executed import Executed, executed_of, times_of, unfus
 from edgebench.explaining.explanation import Explanation
 from edgebench.explaining.instructions import instructions, may_saturate
 from edgebench.explaining.layers import Layer, counterparts, layers_of, twins, weight_noise
-from edgebench.explaining.scheme import QuantizedFile, read_file
+from edgebench.explaining.scheme import QuantizedFile, Scheme, read_file
+from edgebench.explaining.tflite_scheme import scheme_of
 from edgebench.explaining.values import Observed, Observer
 from edgebench.measure.devices import Connected, connected
 from edgebench.measure.explain_subjects import (
@@ -38,12 +39,14 @@ from edgebench.measure.subjects import Subject
 from edgebench.profiling.alignment import aligned
 from edgebench.profiling.profile import Profile
 from edgebench.progress import Progress, Silent
+from edgebench.source.tflite_file import describe as describe_tflite
 from edgebench.types import Calibration
 
 __all__ = ["DEFAULT_SAMPLES", "explain"]
 
 DEFAULT_SAMPLES = 16
 _TIMEOUT_S = 600.0
+_TFLITE_INSIDE = "of a TFLite file the answers alone are looked at, with inputs of --data or its bundle"
 _NO_FLOAT_MODEL = "no float model is known: give the one that it was made of with --against"
 
 
@@ -77,7 +80,7 @@ def explain(
     """Why the int8 artifact at `path` takes what it takes, and loses what it loses.
 
     Args:
-        path: an ONNX file of a bundle, or of anyone's.
+        path: an ONNX or TFLite file of a bundle, or of anyone's.
         device: where it is timed; its values are looked at here.
         against: the float model that it was made of; None takes the one of its bundle.
         data: images to look at its values with; None takes the inputs that its bundle, or that of `against`, keeps.
@@ -92,11 +95,12 @@ def explain(
     watch = progress or Silent()
     chosen = find_device(device)
     subject = find_subject(Path(path))
-    file = read_file(subject.path)
-    if file.form == "float":
+    file, scheme = _read(subject)
+    if scheme.form == "float":
+        source = path if file.nodes and subject.ref.precision == "fp32" else "ITS_FLOAT32_SOURCE"
         raise UsageError(
             f"{path} is not quantized ({subject.ref.precision or 'float'}): there is no int8 in it to explain",
-            hint=f"where its time goes: edgebench profile {path}; int8 of it: edgebench export {path} --calib DATA",
+            hint=f"where its time goes: edgebench profile {path}; int8 of it: edgebench export {source} --calib DATA",
         )
     beside = find_float_model(subject, None if against is None else Path(against))
     given = find_inputs(subject, beside, data, samples, preprocess)
@@ -114,7 +118,7 @@ def explain(
         sides = []
         for model in models:
             fed = _fed(model, given)
-            graph = file if model is subject else read_file(model.path)
+            graph = file if model is subject else _read(model)[0]
             sides.append(_Side(fed, graph, *_profiled(fed, graph, runtime, count, runs, runner, item)))
             watch.advance()
         watch.done(f"{runs} inferences each with the profiler, {runs} without")
@@ -124,7 +128,7 @@ def explain(
             device_noise = _noise_of_answers(own, float_side, runner, runtime, count)
         fingerprint = item.device.fingerprint
     observed: dict[str, Observed] = {}
-    if given.feeds:
+    if given.feeds and file.nodes:
         watch.start("values")
         observed = observe(
             subject.path,
@@ -137,11 +141,13 @@ def explain(
         watch.done(f"{len(given.feeds)} inputs")
     executed, cpu = own.executed, instructions(fingerprint)
     why_none = given.why_none or (_NO_FLOAT_MODEL if beside is None else None)
+    if not file.nodes:
+        why_none = _TFLITE_INSIDE
     return Explanation(
         name=subject.ref.name,
         path=str(path),
         exported=subject.from_bundle,
-        scheme=file.scheme,
+        scheme=scheme,
         calibration=_in_words(calibration_of(subject)),
         parent=None if beside is None else str(beside.path),
         cpu=cpu,
@@ -156,6 +162,14 @@ def explain(
         noise=_noise_of_outputs(file, observed),
         device_noise=device_noise,
     )
+
+
+def _read(subject: Subject) -> tuple[QuantizedFile, Scheme]:
+    """The graph, and how it is quantized; of a TFLite file, whose graph is not looked into, the latter alone."""
+    if subject.ref.format.startswith("tflite"):
+        return QuantizedFile((), (), (), frozenset(), {}, ()), scheme_of(describe_tflite(subject.path))
+    file = read_file(subject.path)
+    return file, file.scheme
 
 
 def _profiled(
@@ -183,6 +197,8 @@ def _fed(model: Subject, given: Given) -> Subject:
 def _layers(
     own: _Side, float_side: _Side | None, executed: Sequence[Executed], observed: dict[str, Observed]
 ) -> list[Layer]:
+    if not own.file.nodes:
+        return []
     times, conversions = times_of(executed)
     modules = _modules(executed)
     if float_side is None:

@@ -32,10 +32,10 @@ class Given:
 
 
 def find_subject(path: Path) -> Subject:
-    """The ONNX artifact at `path`; one that broke its parity is worth an explanation.
+    """The artifact at `path`; one that broke its parity is worth an explanation.
 
     Raises:
-        UsageError: not an ONNX artifact.
+        UsageError: neither ONNX nor TFLite.
     """
     if path.is_dir():
         found = [item for item in load_bundle(path).artifacts if item.precision == "int8" and item.file is not None]
@@ -45,28 +45,33 @@ def find_subject(path: Path) -> Subject:
             hint=f"there are: {names}" if found else f"there are none: edgebench export MODEL --calib DATA -o {path}",
         )
     subject = subject_of(path, include_failed=True)
-    if not subject.ref.format.startswith("onnx"):
+    if _family(subject) not in ("onnx", "tflite"):
         raise UsageError(
-            f"{path} is {subject.ref.format}, and explain reads ONNX files",
+            f"{path} is {subject.ref.format}, and explain reads ONNX and TFLite files",
             hint=f"where its time goes: edgebench profile {path}",
         )
     return subject
+
+
+def _family(subject: Subject) -> str:
+    return subject.ref.format.partition("-")[0]
 
 
 def find_float_model(subject: Subject, against: Path | None) -> Subject | None:
     """The float model that was asked for, else the one that a bundle's artifact was made from; None for neither.
 
     Raises:
-        UsageError: the one that was asked for is not ONNX, is quantized itself, or takes other inputs.
+        UsageError: the one that was asked for is of another kind, quantized itself, or takes other inputs.
     """
     if against is None:
         made_from = [item for item in lineage(subject)[:-1] if item.file is not None and item.precision in _FLOATS]
         path = subject.path.parent / str(made_from[-1].file) if made_from else None
-        return subject_of(path) if path is not None and path.suffix == ".onnx" and path.is_file() else None
+        return subject_of(path) if path is not None and path.suffix == subject.path.suffix and path.is_file() else None
     found = subject_of(against)
-    if not found.ref.format.startswith("onnx") or found.ref.precision not in _FLOATS:
+    if _family(found) != _family(subject) or found.ref.precision not in _FLOATS:
         raise UsageError(
-            f"{against} is {found.ref.format} {found.ref.precision or ''}, not the float32 ONNX file of {subject.path}",
+            f"{against} is {found.ref.format} {found.ref.precision or ''}, not the float32 {_family(subject)} file of "
+            f"{subject.path}",
             hint="give that one with --against, or leave --against out",
         )
     shapes = [[(spec.shape, spec.dtype) for spec in item.inputs] for item in (subject, found)]

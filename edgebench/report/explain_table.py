@@ -14,8 +14,8 @@ from edgebench.explaining.explanation import Explanation, Finding
 from edgebench.explaining.findings import find
 from edgebench.explaining.layers import Layer
 from edgebench.profiling.findings import doubts
-from edgebench.profiling.profile import Profile
-from edgebench.report.profile_table import empty_table, head
+from edgebench.profiling.profile import Operator, Profile, totals
+from edgebench.report.profile_table import empty_table, head, totals_table
 from edgebench.report.units import MISSING, milliseconds, percent
 
 __all__ = ["render"]
@@ -41,8 +41,15 @@ def render(explained: Explanation, top: int, by: str) -> RenderableType:
     parts: list[RenderableType] = [_facts(explained), head(profiles)]
     if explained.unfused:
         parts.append(_conversions(explained))
-    parts.append(_layers(explained, top, by))
+    if explained.layers:
+        parts.append(_layers(explained, top, by))
+    else:
+        parts.append(totals_table("kind", profiles, [totals(profile, _kind) for profile in profiles], top))
     return Group(*parts, *_method(explained, profiles), *_findings(find(explained)))
+
+
+def _kind(operator: Operator) -> str:
+    return operator.kind
 
 
 def _facts(explained: Explanation) -> Table:
@@ -125,19 +132,17 @@ def _method(explained: Explanation, profiles: Sequence[Profile]) -> list[Text]:
         lines.extend(Text(f"{profile.name}: {text}", style="yellow") for text in told)
     if explained.inputs:
         lines.append(
-            Text(
-                f"values: {explained.fed_with}, {explained.inputs} of them, by the file's own arithmetic, on this "
-                f"machine{_answers(explained)}"
-            )
+            Text(f"values: {explained.fed_with}, {explained.inputs} of them; SQNR of the answers {_answers(explained)}")
         )
     return lines
 
 
 def _answers(explained: Explanation) -> str:
-    if explained.sqnr_db is None:
-        return ""
-    device = "" if explained.device_sqnr_db is None else f", by the device's kernels {_db(explained.device_sqnr_db)} dB"
-    return f"; SQNR of the answers {_db(explained.sqnr_db)} dB{device}"
+    parts = (
+        ("by the file's own arithmetic", explained.sqnr_db),
+        ("by the device's kernels", explained.device_sqnr_db),
+    )
+    return ", ".join(f"{_db(value)} dB {how}" for how, value in parts if value is not None) or "not known"
 
 
 def _findings(findings: Sequence[Finding]) -> list[Text]:

@@ -14,7 +14,7 @@ from edgebench.profiling.findings import comparison, doubts, float_in_int8
 from edgebench.profiling.profile import Profile, Total, best_depth, module_at, totals, views
 from edgebench.report.units import MISSING, milliseconds, percent
 
-__all__ = ["empty_table", "head", "render"]
+__all__ = ["empty_table", "head", "render", "totals_table"]
 
 _MS = 1e6
 
@@ -27,7 +27,7 @@ def render(profiles: Sequence[Profile], by: Sequence[str], top: int, depth: int 
     known = any(profile.knows_modules for profile in profiles)
     for view in by if known else [view for view in by if view != "module"]:
         found = [totals(profile, views(cut)[view]) for profile in profiles]
-        parts.append(_totals(view, profiles, found, None if view == "module" else top))
+        parts.append(totals_table(view, profiles, found, None if view == "module" else top))
     parts.extend(_slowest(profile, top) for profile in profiles)
     return Group(*parts, *_words(profiles, cut))
 
@@ -53,7 +53,7 @@ def _spent(profile: Profile, work: str) -> float:
     return profile.share(lambda operator: operator.work == work)
 
 
-def _totals(view: str, profiles: Sequence[Profile], found: Sequence[Sequence[Total]], most: int | None) -> Table:
+def totals_table(view: str, profiles: Sequence[Profile], found: Sequence[Sequence[Total]], most: int | None) -> Table:
     """The slowest first, by the profile in which they are slower."""
     several = len(profiles) > 1
     headings = [
