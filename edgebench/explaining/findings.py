@@ -269,10 +269,11 @@ def _losses(explained: Explanation) -> Iterator[Finding]:
         return
     ranked = [layer for layer in sorted(explained.layers, key=lambda item: -item.added_noise) if layer.added_noise > 0]
     text = f"its answers are {answer:.1f} dB above the noise of quantization, on {_count(explained.inputs, 'input')}"
-    if answer >= _FAITHFUL_DB or not ranked:
-        yield Finding("faithful", text, "what that is in accuracy: edgebench bench --data")
-        return
     poor = ", which is where answers begin to change" if answer < _POOR_DB else ""
+    if answer >= _FAITHFUL_DB or not ranked:
+        kind = "faithful" if answer >= _FAITHFUL_DB else "noise"
+        yield Finding(kind, text + poor, "what that is in accuracy: edgebench bench --data")
+        return
     operators = [layer for layer in ranked if layer.kind != INPUT]
     if explained.scheme.form == "dynamic":
         yield Finding("noise", f"{text}{poor}")

@@ -182,7 +182,7 @@ def _added(sums: NDArray[np.float64] | None, expected: NDArray[Any], read: NDArr
 
 
 def _noise(sums: NDArray[np.float64] | None, per_channel: int) -> _Noise:
-    if sums is None or not sums[0].sum() > 0:
+    if sums is None or not np.isfinite(sums).all() or not sums[0].sum() > 0:
         return _Noise(None, (), False)
     ff, fq, qq, difference = sums
     alive = (ff > 0) & (fq > 0)

@@ -44,7 +44,9 @@ def render(explained: Explanation, top: int, by: str) -> RenderableType:
     if explained.layers:
         parts.append(_layers(explained, top, by))
     else:
-        parts.append(totals_table("kind", profiles, [totals(profile, _kind) for profile in profiles], top))
+        # The float model first: a ratio below 1 is a gain.
+        ordered = profiles[::-1]
+        parts.append(totals_table("kind", ordered, [totals(profile, _kind) for profile in ordered], top))
     return Group(*parts, *_method(explained, profiles), *_findings(find(explained)))
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import helper
+from rich.console import Console
 
 from edgebench.cli.main import main
 from edgebench.errors import EnvironmentFailure, UsageError
 from edgebench.explaining.explanation import Explanation
 from edgebench.explaining.findings import find
+from edgebench.explaining.instructions import instructions
+from edgebench.explaining.layers import Layer
 from edgebench.measure.explain import explain
+from edgebench.report.explain_table import render
 from tests.unit.quantized_files import SCALES, float_net, qdq_net, save
 
 X86 = pytest.mark.skipif(
@@ -22,17 +29,29 @@ X86 = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEBENCH_HOME", str(tmp_path / "home"))
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory, and in it four inputs within -2 to 2, `int8.onnx` and `float.onnx`."""
+    directory = tmp_path_factory.mktemp("explained")
+    values = np.random.default_rng(3).uniform(-2, 2, (4, 4, 4, 4)).astype(np.float32)
+    np.savez(directory / "images.npz", x=values, y=np.zeros(4, np.int64))
+    qdq_net(directory / "int8.onnx")
+    float_net(directory / "float.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEBENCH_HOME", str(directory / "home"))
+        yield directory
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> str:
-    """Four inputs within -2 to 2."""
-    values = np.random.default_rng(3).uniform(-2, 2, (4, 4, 4, 4)).astype(np.float32)
-    np.savez(tmp_path / "images.npz", x=values, y=np.zeros(4, np.int64))
-    return f"npz:{tmp_path / 'images.npz'}"
+def images(home: Path) -> str:
+    return f"npz:{home / 'images.npz'}"
+
+
+@pytest.fixture(scope="module")
+def plain(home: Path) -> Explanation:
+    """Of the plain pair."""
+    data = f"npz:{home / 'images.npz'}"
+    return explain(home / "int8.onnx", against=home / "float.onnx", data=data, threads=1, runs=2)
 
 
 def _reasons(explained: Explanation) -> dict[str, str]:
@@ -44,11 +63,9 @@ def _kinds(explained: Explanation) -> set[str]:
     return {finding.kind for finding in find(explained)}
 
 
-def test_what_the_runtime_joins_is_not_named_and_what_it_leaves_is(tmp_path: Path, images: str) -> None:
-    path, parent = qdq_net(tmp_path / "int8.onnx"), float_net(tmp_path / "float.onnx")
-    explained = explain(path, against=parent, data=images, threads=1, runs=2)
-    assert _reasons(explained) == {"hard": "no-kernel"}
-    layers = {layer.name: layer for layer in explained.layers}
+def test_what_the_runtime_joins_is_not_named_and_what_it_leaves_is(plain: Explanation) -> None:
+    assert _reasons(plain) == {"hard": "no-kernel"}
+    layers = {layer.name: layer for layer in plain.layers}
     assert list(layers) == ["x", "conv1", "conv2", "add", "hard"]
     assert {name for name, layer in layers.items() if layer.ns is None} == {"x"}
     # The float runtime computes the addition within the convolution.
@@ -58,22 +75,18 @@ def test_what_the_runtime_joins_is_not_named_and_what_it_leaves_is(tmp_path: Pat
     assert layers["conv1"].conversion_ns == 0
 
 
-def test_the_file_and_the_device_answer_the_same(tmp_path: Path, images: str) -> None:
-    explained = explain(
-        qdq_net(tmp_path / "int8.onnx"), against=float_net(tmp_path / "float.onnx"), data=images, threads=1, runs=1
-    )
-    assert explained.sqnr_db is not None
-    assert explained.device_sqnr_db == pytest.approx(explained.sqnr_db, abs=0.5)
-    # The weights are exact in int8, and the values of no layer are beyond its range.
-    noises = [layer.weight_noise for layer in explained.layers if layer.kind == "Conv"]
-    assert noises == [0.0, 0.0]
-    assert {layer.result.clipped for layer in explained.layers if layer.result is not None} == {0.0}
+def test_the_file_and_the_device_answer_the_same(plain: Explanation) -> None:
+    assert plain.sqnr_db is not None
+    assert plain.device_sqnr_db == pytest.approx(plain.sqnr_db, abs=0.5)
+    # The weights are exact in int8, and no value is beyond its range.
+    assert [layer.weight_noise for layer in plain.layers if layer.kind == "Conv"] == [0.0, 0.0]
+    assert {layer.result.clipped for layer in plain.layers if layer.result is not None} == {0.0}
 
 
-def test_the_layer_whose_range_is_too_small_is_found(tmp_path: Path, images: str) -> None:
+def test_the_layer_whose_range_is_too_small_is_found(tmp_path: Path, home: Path, images: str) -> None:
     scales = {**SCALES, "conv2": SCALES["conv2"] / 50}
     path = qdq_net(tmp_path / "int8.onnx", scales=scales)
-    explained = explain(path, against=float_net(tmp_path / "float.onnx"), data=images, threads=1, runs=1)
+    explained = explain(path, against=home / "float.onnx", data=images, threads=1, runs=1)
     worst = max(explained.layers, key=lambda layer: layer.added_noise)
     assert worst.name == "conv2"
     assert worst.result is not None
@@ -82,12 +95,12 @@ def test_the_layer_whose_range_is_too_small_is_found(tmp_path: Path, images: str
     (clipped,) = [finding for finding in find(explained) if finding.kind == "clipped"]
     assert "the result of conv2" in clipped.text
     assert clipped.remedy is not None
-    assert f"edgebench export {tmp_path / 'float.onnx'} --calib DATA --samples 512 --method minmax" in clipped.remedy
+    assert f"edgebench export {home / 'float.onnx'} --calib DATA --samples 512 --method minmax" in clipped.remedy
 
 
-def test_the_layer_whose_range_is_too_wide_is_found(tmp_path: Path, images: str) -> None:
+def test_the_layer_whose_range_is_too_wide_is_found(tmp_path: Path, home: Path, images: str) -> None:
     path = qdq_net(tmp_path / "int8.onnx", scales={**SCALES, "conv2": SCALES["conv2"] * 30})
-    explained = explain(path, against=float_net(tmp_path / "float.onnx"), data=images, threads=1, runs=1)
+    explained = explain(path, against=home / "float.onnx", data=images, threads=1, runs=1)
     (wide,) = [finding for finding in find(explained) if finding.kind == "unused-range"]
     assert "the result of conv2" in wide.text
     assert wide.remedy is not None
@@ -107,10 +120,10 @@ def test_signed_activations_are_named_where_the_runtime_could_not_make_them_unsi
     assert "--activations uint8" in finding.remedy
 
 
-def test_sixteen_bits_are_computed_in_float(tmp_path: Path, images: str) -> None:
+def test_sixteen_bits_are_computed_in_float(tmp_path: Path, home: Path, images: str) -> None:
     scales = {name: scale / 256 for name, scale in SCALES.items()}
     path = qdq_net(tmp_path / "int16.onnx", dtype="uint16", scales=scales)
-    explained = explain(path, against=float_net(tmp_path / "float.onnx"), data=images, threads=1, runs=1)
+    explained = explain(path, against=home / "float.onnx", data=images, threads=1, runs=1)
     reasons = _reasons(explained)
     assert {reasons["conv1"], reasons["conv2"], reasons["add"]} == {"16-bit"}
     assert explained.sqnr_db is not None
@@ -149,8 +162,8 @@ def test_pairs_that_the_file_left_out_are_the_reason(
     assert {name: found[name] for name in reasons} == reasons
 
 
-def test_without_inputs_nothing_is_said_of_values(tmp_path: Path) -> None:
-    explained = explain(qdq_net(tmp_path / "int8.onnx"), against=float_net(tmp_path / "float.onnx"), threads=1, runs=1)
+def test_without_inputs_nothing_is_said_of_values(tmp_path: Path, home: Path) -> None:
+    explained = explain(home / "int8.onnx", against=home / "float.onnx", threads=1, runs=1)
     assert explained.inputs == 0
     assert explained.sqnr_db is None
     assert all(layer.result is None for layer in explained.layers)
@@ -159,47 +172,94 @@ def test_without_inputs_nothing_is_said_of_values(tmp_path: Path) -> None:
     assert "--data" in finding.text
 
 
-def test_a_float_file_is_answered_with_what_to_type(tmp_path: Path) -> None:
+def test_a_float_file_is_answered_with_what_to_type(tmp_path: Path, home: Path) -> None:
     with pytest.raises(UsageError, match="not quantized") as caught:
-        explain(float_net(tmp_path / "float.onnx"))
+        explain(home / "float.onnx")
     assert "edgebench profile" in str(caught.value.hint)
 
 
-def test_a_float_model_of_other_inputs_is_refused(tmp_path: Path) -> None:
+def test_a_float_model_of_other_inputs_is_refused(tmp_path: Path, home: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"], "relu")]
     other = save(tmp_path / "other.onnx", nodes, {}, (1, 4, 8, 8))
     with pytest.raises(UsageError, match="not one network"):
-        explain(qdq_net(tmp_path / "int8.onnx"), against=other)
+        explain(home / "int8.onnx", against=other)
 
 
-def test_a_quantized_file_is_no_float_model(tmp_path: Path) -> None:
+def test_a_quantized_file_is_no_float_model(tmp_path: Path, home: Path) -> None:
     with pytest.raises(UsageError, match="float32"):
-        explain(qdq_net(tmp_path / "int8.onnx"), against=qdq_net(tmp_path / "twin.onnx"))
+        explain(home / "int8.onnx", against=qdq_net(tmp_path / "twin.onnx"))
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None:
     with pytest.raises((UsageError, EnvironmentFailure), match="nowhere"):
-        explain(qdq_net(tmp_path / "int8.onnx"), device="nowhere")
+        explain(home / "int8.onnx", device="nowhere")
 
 
-def test_the_command_prints_tables_and_writes_json(
-    tmp_path: Path, images: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, parent = qdq_net(tmp_path / "int8.onnx"), float_net(tmp_path / "float.onnx")
-    arguments = ["explain", str(path), "--against", str(parent), "--data", images, "--threads", "1", "--runs", "2"]
-    assert main([*arguments, "--json", str(tmp_path / "explained.json")]) == 0
-    shown = capsys.readouterr().out
-    for text in ("QDQ", "5 uint8", "2 int8 per channel", "HardSigmoid", "no int8 kernel", "conv2", "SQNR dB"):
+def test_the_tables_show_what_it_is_what_runs_and_what_is_lost(plain: Explanation) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(plain, top=10, by="noise"))
+    shown = console.export_text()
+    for text in ("QDQ", "5 uint8", "2 int8 per channel", "HardSigmoid", "no int8 kernel", "conv2", "SQNR dB", "exact"):
         assert text in shown
-    document = json.loads((tmp_path / "explained.json").read_text())
+
+
+def test_the_command_writes_json_alone_to_stdout(home: Path, images: str, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(home / "int8.onnx"), "--against", str(home / "float.onnx")]
+    assert main(["explain", *files, "--data", images, "--threads", "1", "--runs", "1", "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
     assert document["artifact"]["form"] == "QDQ"
     assert [layer["name"] for layer in document["layers"]] == ["x", "conv1", "conv2", "add", "hard"]
+    assert [layer["weights_sqnr_db"] for layer in document["layers"]] == [None, "inf", "inf", None, None]
     assert {finding["kind"] for finding in document["findings"]} >= {"no-kernel"}
     assert len(document["profiles"]) == 2
 
 
-def test_json_on_stdout_stands_alone(tmp_path: Path, images: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(qdq_net(tmp_path / "int8.onnx")), "--data", images, "--runs", "1", "--json", "-"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["float_model"] is None
-    assert document["ratio"] is None
+def test_a_cpu_whose_sums_saturate_is_named_with_what_to_type(plain: Explanation) -> None:
+    cpu = instructions({"machine": "x86_64", "cpu": "an old CPU", "isa": ["avx2"]})
+    (finding,) = [item for item in find(replace(plain, cpu=cpu, may_saturate=True)) if item.kind == "may-saturate"]
+    assert "an old CPU: no VNNI" in finding.text
+    assert finding.remedy is not None
+    assert "--reduce-range" in finding.remedy
+
+
+def test_a_device_that_answers_otherwise_than_its_file_says_is_named(plain: Explanation) -> None:
+    assert plain.noise is not None
+    # Four times the noise power is 6 dB.
+    (finding,) = [item for item in find(replace(plain, device_noise=4 * plain.noise)) if item.kind == "device-differs"]
+    assert "local" in finding.text
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(0.5, "faster"), (1.0, "no-faster"), (2.0, "slower")])
+def test_the_whole_time_is_compared_with_that_of_the_float_model(factor: float, kind: str, plain: Explanation) -> None:
+    assert plain.parent_profile is not None
+    profile = replace(plain.profile, unprofiled_ns=(round(1_000_000 * factor),))
+    explained = replace(
+        plain, profile=profile, parent_profile=replace(plain.parent_profile, unprofiled_ns=(1_000_000,))
+    )
+    first = find(explained)[0]
+    assert first.kind == kind
+    assert first.remedy is not None
+    assert f"edgebench compare {plain.parent} {plain.path}" in first.remedy
+
+
+def test_weights_below_their_rounding_are_named(plain: Explanation) -> None:
+    # A hundredth of the power is 20 dB, a thousandth 30 dB.
+    noisy = {"conv1": 0.01, "conv2": 0.001}
+    layers = tuple(replace(layer, weight_noise=noisy.get(layer.name)) for layer in plain.layers)
+    (finding,) = [item for item in find(replace(plain, layers=layers)) if item.kind == "weights"]
+    assert "conv1" in finding.text
+    assert "conv2" not in finding.text
+
+
+def test_a_channel_that_is_lost_beside_a_large_one_is_named(plain: Explanation) -> None:
+    def unequal(layer: Layer) -> Layer:
+        if layer.name != "conv2" or layer.result is None:
+            return layer
+        values = replace(layer.result, channels=(100.0, 0.5, 90.0, 2.0), channel_noise=(0.0, 0.9, 0.0, 0.1))
+        return replace(layer, result=values)
+
+    explained = replace(plain, layers=tuple(map(unequal, plain.layers)), noise=0.1)
+    (finding,) = [item for item in find(explained) if item.kind == "unequal-channels"]
+    assert "the result of conv2: 1 of its 4 channels, the smallest by 200 times" in finding.text
+    assert finding.remedy is not None
+    assert "--equalize on" in finding.remedy
