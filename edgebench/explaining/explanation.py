@@ -54,7 +54,6 @@ class Explanation:
     why_no_values: str | None
     noise: float | None
     device_noise: float | None
-    notes: tuple[str, ...] = ()
 
     @property
     def sqnr_db(self) -> float | None:

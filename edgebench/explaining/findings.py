@@ -237,7 +237,7 @@ def _channels(explained: Explanation, seen: Seen) -> Iterator[Finding]:
         count, layer, result, spread = max(lost, key=lambda item: item[0])
         yield Finding(
             "unequal-channels",
-            f"{_tensors(len(lost), 'has', 'have')} channels that are lost in its steps, because they share a scale "
+            f"{_tensors(len(lost), 'has', 'have')} channels that are rounded away, because they share a scale "
             f"with ones over {_SMALL_CHANNEL:.0f} times as large{_most(lost)} {_what(layer)}: {count} of its "
             f"{len(result.channels)} channels, the smallest by {spread:.0f} times",
             f"scale the channels alike first: {_again(explained, '--equalize on')}",

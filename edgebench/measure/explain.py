@@ -127,22 +127,10 @@ def explain(
         if float_side is not None and given.feeds:
             device_noise = _noise_of_answers(own, float_side, runner, runtime, count)
         fingerprint = item.device.fingerprint
-    observed: dict[str, Observed] = {}
-    if given.feeds and file.nodes:
-        watch.start("values")
-        observed = observe(
-            subject.path,
-            file,
-            None if float_side is None else float_side.subject.path,
-            None if float_side is None else float_side.file,
-            given.feeds,
-            count,
-        )
-        watch.done(f"{len(given.feeds)} inputs")
+    watch.start("values")
+    observed, why_none = _observed(own, float_side, given, count)
+    watch.done(why_none or f"{len(given.feeds)} inputs")
     executed, cpu = own.executed, instructions(fingerprint)
-    why_none = given.why_none or (_NO_FLOAT_MODEL if beside is None else None)
-    if not file.nodes:
-        why_none = _TFLITE_INSIDE
     return Explanation(
         name=subject.ref.name,
         path=str(path),
@@ -192,6 +180,22 @@ def _fed(model: Subject, given: Given) -> Subject:
     if not given.feeds:
         return model
     return replace(model, kept=[renamed(feed, model) for feed in given.feeds], fed_with=given.fed_with)
+
+
+def _observed(
+    own: _Side, float_side: _Side | None, given: Given, threads: int
+) -> tuple[dict[str, Observed], str | None]:
+    """What was seen of the values, and why nothing is known of what layers lose."""
+    if not own.file.nodes:
+        return {}, _TFLITE_INSIDE
+    if given.why_none is not None:
+        return {}, given.why_none
+    beside = (None, None) if float_side is None else (float_side.subject.path, float_side.file)
+    try:
+        found = observe(own.subject.path, own.file, *beside, given.feeds, threads)
+    except EdgebenchError as error:
+        return {}, str(error)
+    return found, _NO_FLOAT_MODEL if float_side is None else None
 
 
 def _layers(

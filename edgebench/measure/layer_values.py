@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.environment import switch_telemetry_off
+from edgebench.errors import EdgebenchError, first_line
 from edgebench.explaining.layers import Counterpart, counterparts
 from edgebench.explaining.scheme import QuantizedFile
 from edgebench.explaining.values import Observed, Observer
 
 __all__ = ["float_weights", "observe"]
+
+# Of a protobuf message.
+_LARGEST_MODEL = 2**31 - 1
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -31,7 +35,11 @@ def observe(
     feeds: Sequence[Feed],
     threads: int,
 ) -> dict[str, Observed]:
-    """By tensor of `file` what was seen of it over `feeds`; with `parent` also how far it is from the float model's."""
+    """By tensor of `file` what was seen of it over `feeds`; with `parent` also how far it is from the float model's.
+
+    Raises:
+        EdgebenchError: onnxruntime does not load one of them as the files say it.
+    """
     others: dict[str, Counterpart] = {} if parent is None else counterparts(file, parent)
     reals = {
         tensor: file.writers[tensor].inputs[0]
@@ -101,6 +109,8 @@ def _session(path: Path, tensors: Sequence[str], threads: int) -> Any:
     import onnxruntime
 
     model = onnx.load(str(path))
+    if model.ByteSize() > _LARGEST_MODEL:
+        raise EdgebenchError(f"{path} is larger than the 2 GB that a model in memory may have")
     there = {output.name for output in model.graph.output}
     written = {name for node in model.graph.node for name in node.output}
     # Without a type: the runtime infers it.
@@ -109,4 +119,7 @@ def _session(path: Path, tensors: Sequence[str], threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's have no base of their own
+        raise EdgebenchError(f"{path} does not load without optimisations: {first_line(error)}") from error

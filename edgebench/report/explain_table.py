@@ -13,6 +13,7 @@ from edgebench.explaining import executed
 from edgebench.explaining.explanation import Explanation, Finding
 from edgebench.explaining.findings import find
 from edgebench.explaining.layers import Layer
+from edgebench.explaining.values import sqnr_of
 from edgebench.profiling.findings import doubts
 from edgebench.profiling.profile import Operator, Profile, totals
 from edgebench.report.profile_table import empty_table, head, totals_table
@@ -114,7 +115,7 @@ def _values(layer: Layer) -> list[str]:
     return [
         _db(layer.sqnr_db),
         _db(layer.lost_db),
-        _db(None if not layer.weight_noise else -10 * math.log10(layer.weight_noise)),
+        _db(sqnr_of(layer.weight_noise)),
         MISSING if result is None else percent(result.clipped, 2),
         MISSING if result is None else percent(result.used, 0),
     ]
