@@ -18,6 +18,8 @@ __all__ = ["INPUT", "Counterpart", "Layer", "counterpart", "counterparts", "laye
 
 INPUT = "input"
 _ACTIVATIONS = ("Relu", "Clip")
+# Rounding to 4 bits or more loses less of the power: these are other weights, as equalisation makes them.
+_OTHER_WEIGHTS = 0.5
 # These compute no values of the network.
 _SHAPES = ("Shape", "Constant", "ConstantOfShape", "Range")
 
@@ -162,7 +164,9 @@ def weight_noise(
         alike = [array for array in read if array.shape == weight.integers.shape]
         signal = float(np.sum(np.square(alike[0], dtype=np.float64))) if len(alike) == 1 else 0.0
         if signal > 0:
-            found[first] = float(np.sum(np.square(alike[0] - weight.real, dtype=np.float64))) / signal
+            noise = float(np.sum(np.square(alike[0] - weight.real, dtype=np.float64))) / signal
+            if noise < _OTHER_WEIGHTS:
+                found[first] = noise
     return found
 
 

@@ -23,9 +23,10 @@ __all__ = ["Observed", "Observer", "sqnr_of"]
 
 # Factors fit anything where a channel has few values.
 _LEAST_VALUES = 16
-# What factors must gain, and reach, before a tensor counts as rescaled; clipping gains little by them.
+# What factors must gain, and reach, before a tensor counts as rescaled. Clipping makes values smaller, so that the
+# noise is the signal at most, and what the best factors leave of it is far above a tenth.
 _RESCALED_GAIN_DB = 10.0
-_RESCALED_DB = 15.0
+_RESCALED_DB = 3.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ class Observer:
         if self._how is not None and self._most >= self._least:
             least, most = self._how.levels
             used = (self._most - self._least + 1) / (most - least + 1)
-        noise, before = _noise(self._sums, self._per_channel), _noise(self._sums_before, self._per_channel)
+        before = _noise(self._sums_before, self._per_channel)
+        # Before they are rounded the values tell the factors better.
+        noise = _noise(self._sums, self._per_channel, before.factors)
         known = self._real_count > 0
         return Observed(
             count=self._count,
@@ -163,7 +166,7 @@ class Observer:
             channel_noise=noise.channels,
             noise=noise.whole,
             noise_before=before.whole,
-            rescaled=noise.rescaled,
+            rescaled=noise.factors is not None,
         )
 
 
@@ -181,29 +184,27 @@ def _added(sums: NDArray[np.float64] | None, expected: NDArray[Any], read: NDArr
     return found if sums is None else sums + found
 
 
-def _noise(sums: NDArray[np.float64] | None, per_channel: int) -> _Noise:
-    if sums is None or not np.isfinite(sums).all() or not sums[0].sum() > 0:
-        return _Noise(None, (), False)
-    ff, fq, qq, difference = sums
-    alive = (ff > 0) & (fq > 0)
-    if per_channel >= _LEAST_VALUES and difference.sum() > 0 and alive.any():
-        factors = np.where(alive, fq / np.where(alive, ff, 1), 1)
-        left = np.where(alive, np.maximum(qq - factors * fq, 0) / factors**2, difference)
-        gained_db = 10 * math.log10(difference.sum() / max(left.sum(), 1e-30))
-        if gained_db >= _RESCALED_GAIN_DB and left.sum() <= ff.sum() * 10 ** (-_RESCALED_DB / 10):
-            return _Noise.of(left, ff, True)
-    return _Noise.of(difference, ff, False)
-
-
 @dataclass(frozen=True)
 class _Noise:
-    """Of all channels together, and of each with a signal."""
+    """Of all channels together, and of each; `factors` are those that were taken back, None where none were."""
 
     whole: float | None
-    channels: tuple[float, ...]
-    rescaled: bool
+    channels: tuple[float, ...] = ()
+    factors: NDArray[np.float64] | None = None
 
-    @classmethod
-    def of(cls, noise: NDArray[np.float64], signal: NDArray[np.float64], rescaled: bool) -> _Noise:
-        own = np.where(signal > 0, noise / np.where(signal > 0, signal, 1), 0)
-        return cls(float(noise.sum() / signal.sum()), tuple(map(float, own)), rescaled)
+
+def _noise(sums: NDArray[np.float64] | None, per_channel: int, factors: NDArray[np.float64] | None = None) -> _Noise:
+    """The noise over the signal, after `factors` are taken back, or else those that make the channels agree."""
+    if sums is None or not np.isfinite(sums).all() or not sums[0].sum() > 0:
+        return _Noise(None)
+    ff, fq, qq, difference = sums
+    signal = np.where(ff > 0, ff, 1)
+    if factors is None and per_channel >= _LEAST_VALUES and difference.sum() > 0:
+        best = np.where((ff > 0) & (fq > 0), fq / signal, 1)
+        left = np.maximum(qq / best**2 - 2 * fq / best + ff, 0).sum()
+        gained_db = 10 * math.log10(difference.sum() / max(left, 1e-30))
+        if gained_db >= _RESCALED_GAIN_DB and left <= ff.sum() * 10 ** (-_RESCALED_DB / 10):
+            factors = best
+    noise = difference if factors is None else np.maximum(qq / factors**2 - 2 * fq / factors + ff, 0)
+    own = np.where(ff > 0, noise / signal, 0)
+    return _Noise(float(noise.sum() / ff.sum()), tuple(map(float, own)), factors)

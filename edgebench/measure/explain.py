@@ -190,9 +190,9 @@ def _observed(
         return {}, _TFLITE_INSIDE
     if given.why_none is not None:
         return {}, given.why_none
-    beside = (None, None) if float_side is None else (float_side.subject.path, float_side.file)
+    beside = None if float_side is None else (float_side.subject.path, float_side.file)
     try:
-        found = observe(own.subject.path, own.file, *beside, given.feeds, threads)
+        found = observe((own.subject.path, own.file), beside, given.feeds, threads)
     except EdgebenchError as error:
         return {}, str(error)
     return found, _NO_FLOAT_MODEL if float_side is None else None
@@ -225,7 +225,10 @@ def _layers(
 def _modules(executed: Sequence[Executed]) -> dict[str, str]:
     """By the first results of a file's nodes."""
     return {
-        item.origin.outputs[0]: item.module for item in executed if item.origin is not None and item.module is not None
+        item.origin.outputs[0]: item.module
+        for item in executed
+        # What brings a result into another layout is called after it, and of no module.
+        if item.origin is not None and item.module is not None and item.work != "layout"
     }
 
 

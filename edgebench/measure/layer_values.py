@@ -28,19 +28,18 @@ Feed = Mapping[str, NDArray[Any]]
 
 
 def observe(
-    path: Path,
-    file: QuantizedFile,
-    parent_path: Path | None,
-    parent: QuantizedFile | None,
+    quantized: tuple[Path, QuantizedFile],
+    floats: tuple[Path, QuantizedFile] | None,
     feeds: Sequence[Feed],
     threads: int,
 ) -> dict[str, Observed]:
-    """By tensor of `file` what was seen of it over `feeds`; with `parent` also how far it is from the float model's.
+    """By tensor of the quantized file what was seen of it over `feeds`; with the float one also how far they differ.
 
     Raises:
         EdgebenchError: onnxruntime does not load one of them as the files say it.
     """
-    others: dict[str, Counterpart] = {} if parent is None else counterparts(file, parent)
+    path, file = quantized
+    others: dict[str, Counterpart] = {} if floats is None else counterparts(file, floats[1])
     reals = {
         tensor: file.writers[tensor].inputs[0]
         for tensor in file.activations
@@ -50,12 +49,12 @@ def observe(
     observers = {tensor: Observer(file.activations.get(tensor)) for tensor in [*file.activations, *others]}
     ours = _session(path, [tensor for tensor in wanted if tensor not in file.inputs], threads)
     theirs = None
-    if parent_path is not None and parent is not None:
+    if floats is not None:
         named = dict.fromkeys(other.tensor for other in others.values())
-        theirs = _session(parent_path, [tensor for tensor in named if tensor not in parent.inputs], threads)
+        theirs = _session(floats[0], [tensor for tensor in named if tensor not in floats[1].inputs], threads)
     for feed in feeds:
         found = {**feed, **_run(ours, feed)}
-        expected = {} if theirs is None or parent is None else _expected(theirs, parent, feed)
+        expected = {} if theirs is None or floats is None else _expected(theirs, floats[1], feed)
         for tensor, observer in observers.items():
             value = found.get(tensor)
             if value is None or not np.issubdtype(value.dtype, np.number):

@@ -155,6 +155,19 @@ def test_channels_that_only_differ_by_a_factor_count_as_rescaled() -> None:
     assert found.sqnr_db == pytest.approx(40, abs=1)
 
 
+def test_the_factors_of_a_rescaled_tensor_are_those_before_it_was_rounded() -> None:
+    expected = np.random.default_rng(0).standard_normal((1, 2, 16, 16)).astype(np.float32)
+    # In steps of 1 the first channel is 0 but for a few values, the second is 100 times as large as it was.
+    before = expected * np.array([0.3, 100.0], np.float32).reshape(1, 2, 1, 1)
+    observer = Observer(_scale(1.0, 0, "int16"))
+    observer.see(np.rint(before).astype(np.int32), expected=expected, before=before)
+    found = observer.found()
+    assert found.rescaled
+    rounded = np.rint(before) / np.array([0.3, 100.0]).reshape(1, 2, 1, 1)
+    assert found.noise == pytest.approx(float(((rounded - expected) ** 2).sum() / (expected**2).sum()), rel=1e-3)
+    assert found.noise_before == pytest.approx(0.0, abs=1e-9)
+
+
 def test_clipping_is_not_taken_for_a_factor() -> None:
     expected = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
     observer = Observer(None)
