@@ -14,7 +14,7 @@ from edgebench.agent.profilers.onnx_nodes import OnnxNode
 from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile
 from edgebench.explaining.values import Observed, sqnr_of
 
-__all__ = ["INPUT", "Counterpart", "Layer", "counterpart", "counterparts", "layers_of", "twins", "weight_noise"]
+__all__ = ["INPUT", "Counterpart", "Layer", "counterparts", "layers_of", "twins", "weight_noise"]
 
 INPUT = "input"
 _ACTIVATIONS = ("Relu", "Clip")
@@ -76,7 +76,7 @@ class Layer:
         return max(0.0, self.result.noise - self.noise_in)
 
 
-def counterpart(tensor: str, file: QuantizedFile, parent: QuantizedFile) -> Counterpart | None:
+def _counterpart(tensor: str, file: QuantizedFile, parent: QuantizedFile) -> Counterpart | None:
     """The float model's tensor of `tensor`: one of the same name, without what quantizers append."""
     name = next((name for name in file.names(tensor) if name in parent.writers or name in parent.inputs), None)
     if name is None:
@@ -98,7 +98,7 @@ def counterparts(file: QuantizedFile, parent: QuantizedFile) -> dict[str, Counte
     """By the tensors that are worth a look: those with a scale, and what the file computes in float."""
     tensors = dict.fromkeys(file.activations)
     tensors.update(dict.fromkeys(_result(node, file) for node in _computing(file)))
-    found = {tensor: counterpart(tensor, file, parent) for tensor in tensors}
+    found = {tensor: _counterpart(tensor, file, parent) for tensor in tensors}
     return {tensor: other for tensor, other in found.items() if other is not None}
 
 
@@ -225,6 +225,8 @@ def twins(file: QuantizedFile, others: Mapping[str, Counterpart], parent: Quanti
     for node in _computing(file):
         twin = by_name.get(node.name) or by_name.get(node.name.removesuffix("_quant"))
         other = others.get(_result(node, file))
+        # Names such as Conv_0 may be given anew.
+        twin = twin if twin is not None and twin.operator in node.operator else None
         if twin is None and other is not None:
             twin = parent.writers.get(other.tensor)
         if twin is not None:

@@ -8,7 +8,7 @@ QOperator, where operators such as QLinearConv take scales as inputs. A scale th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,7 @@ _NO_SCALES = "no scales in the file"
 @dataclass(frozen=True)
 class Quantization:
     """The scale of a tensor: `quantized` names the integers, `tensor` the floats that they stand for, "" where the file
-    has none. `scale` and `zero_point` are single, or one for each channel along `axis`."""
+    has none. `scale` and `zero_point` are single, or one for each channel, or block of them, along `axis`."""
 
     tensor: str
     quantized: str
@@ -78,20 +78,25 @@ class Quantization:
 
     def real(self, integers: NDArray[Any]) -> NDArray[np.float32]:
         """What the integers stand for."""
-        steps = integers.astype(np.int32) - self._along(self.zero_point, integers.ndim)
-        return np.asarray(steps * self._along(self.scale, integers.ndim), np.float32)
+        steps = integers.astype(np.int32) - self._along(self.zero_point, integers.shape)
+        return np.asarray(steps * self._along(self.scale, integers.shape), np.float32)
 
     def rounded(self, reals: NDArray[Any]) -> NDArray[np.int32]:
         """The integers of `reals`."""
-        scaled = np.rint(reals / self._along(self.scale, reals.ndim)) + self._along(self.zero_point, reals.ndim)
+        scaled = np.rint(reals / self._along(self.scale, reals.shape)) + self._along(self.zero_point, reals.shape)
         return np.asarray(np.clip(scaled, *self.levels), np.int32)
 
-    def _along(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
+    def _along(self, values: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+        """Scales or zero points as they are broadcast."""
         if self.axis is None or values.size == 1:
             return values.reshape(())
-        shape = [1] * rank
-        shape[self.axis] = values.size
-        return values.reshape(shape)
+        if values.ndim > 1:
+            # Blocks along the axis have one each.
+            block = -(-shape[self.axis] // values.shape[self.axis])
+            return np.repeat(values, block, self.axis).take(range(shape[self.axis]), self.axis)
+        beside = [1] * len(shape)
+        beside[self.axis] = values.size
+        return values.reshape(beside)
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,6 @@ def read_file(path: Path) -> QuantizedFile:
         node.output[0]: next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         for node in graph.node
     }
-
     transposed = {
         node.output[0]
         for node in graph.node
@@ -263,6 +267,8 @@ def read_file(path: Path) -> QuantizedFile:
             zero = constant(zero_name)
             if zero is None:
                 zero = np.zeros(scale.shape, np.uint8 if integers is None else integers.dtype)
+            if zero.dtype.kind not in "iu" and "int" not in str(zero.dtype):
+                continue  # 8-bit floats
             axis = None if scale.size == 1 else axes[node.outputs[0]]
             if node.operator not in CONVERSIONS and scale.size > 1:
                 # A convolution has its output channels first, a matrix product last, unless it is transposed.
@@ -308,7 +314,8 @@ def _scaled(node: OnnxNode) -> Iterator[tuple[str, str, str, str]]:
         return
     if node.operator in _TAKE_SCALES:
         inputs, (scale, zero_point) = _TAKE_SCALES[node.operator]
-        for places in inputs:
+        # A node with fewer is for the runtime to refuse.
+        for places in inputs if len(node.inputs) > max(map(max, inputs)) else ():
             tensor, tensor_scale, tensor_zero = (node.inputs[place] for place in places)
             yield tensor, tensor_scale, tensor_zero, ""
         if len(node.inputs) > zero_point and node.inputs[scale]:

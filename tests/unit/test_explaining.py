@@ -75,6 +75,19 @@ def test_a_qoperator_file_is_read_with_the_scales_that_its_operators_take(tmp_pa
     assert weight.real[:, 0, 0, 0].tolist() == pytest.approx([6.4, 12.8])
 
 
+def test_weights_may_have_a_scale_for_each_block(tmp_path: Path) -> None:
+    # Blocks of 2 along the first axis: 2 rows of scales for 4 of weights.
+    scales = np.array([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]], np.float32)
+    constants = {"w": np.ones((4, 4), np.int8), "s": scales, "z": np.zeros((2, 4), np.int8)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], "wd", axis=0, block_size=2),
+        helper.make_node("MatMul", ["x", "wd"], ["y"], "product"),
+    ]
+    (weight,) = read_file(save(tmp_path / "net.onnx", nodes, constants, (4, 4), opset=21)).weights
+    assert weight.real[:, 0].tolist() == [1.0, 1.0, 10.0, 10.0]
+    assert weight.node.name == "product"
+
+
 @pytest.mark.parametrize(
     ("operator", "form"),
     [("ConvInteger", "dynamic"), ("DequantizeLinear", "weight-only"), ("Relu", "float")],
