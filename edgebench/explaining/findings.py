@@ -16,6 +16,8 @@ from edgebench.profiling.findings import float_in_int8
 
 __all__ = ["find"]
 
+# How many times their p50s operators took in a typical inference: times of other processes are no longer comparable.
+_BUSY = 1.5
 # Shares of the operators' time.
 _NOTABLE_TIME = 0.02
 _SLOWER, _FASTER = 1.05, 0.95
@@ -52,7 +54,12 @@ def _speed(explained: Explanation) -> Iterator[Finding]:
     ratio = explained.ratio
     if ratio is None:
         return
-    compare = f"how sure that is: edgebench compare {explained.parent} {explained.path}"
+    compare = f"edgebench compare {explained.parent} {explained.path}"
+    profiles = [profile for profile in (explained.profile, explained.parent_profile) if profile is not None]
+    if any(profile.disturbance > _BUSY for profile in profiles):
+        yield Finding("busy", "the machine was busy, so its time is not compared with the float model's", compare)
+        return
+    compare = f"how sure that is: {compare}"
     took = f"{explained.name} takes {ratio:.2f} of the float model's time here"
     if ratio > _SLOWER:
         yield Finding("slower", f"{took}: int8 makes it slower", f"{compare}; if so, ship the float model")

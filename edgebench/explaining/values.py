@@ -26,6 +26,8 @@ _LEAST_VALUES = 16
 # What factors must gain, and reach, before a tensor counts as rescaled. Clipping makes values smaller, so that the
 # noise is the signal at most, and what the best factors leave of it is far above a tenth.
 _RESCALED_GAIN_DB = 10.0
+# Factors of a tenth make so much; rounding alone makes small ones too.
+_RESCALED_NOISE = 0.01
 _RESCALED_DB = 3.0
 
 
@@ -199,7 +201,7 @@ def _noise(sums: NDArray[np.float64] | None, per_channel: int, factors: NDArray[
         return _Noise(None)
     ff, fq, qq, difference = sums
     signal = np.where(ff > 0, ff, 1)
-    if factors is None and per_channel >= _LEAST_VALUES and difference.sum() > 0:
+    if factors is None and per_channel >= _LEAST_VALUES and difference.sum() > ff.sum() * _RESCALED_NOISE:
         best = np.where((ff > 0) & (fq > 0), fq / signal, 1)
         left = np.maximum(qq / best**2 - 2 * fq / best + ff, 0).sum()
         gained_db = 10 * math.log10(difference.sum() / max(left, 1e-30))

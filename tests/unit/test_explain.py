@@ -21,6 +21,7 @@ from edgebench.explaining.findings import find
 from edgebench.explaining.instructions import instructions
 from edgebench.explaining.layers import Layer
 from edgebench.measure.explain import explain
+from edgebench.profiling.profile import Profile
 from edgebench.report.explain_table import render
 from tests.unit.quantized_files import SCALES, float_net, qdq_net, save
 
@@ -229,17 +230,34 @@ def test_a_device_that_answers_otherwise_than_its_file_says_is_named(plain: Expl
     assert "local" in finding.text
 
 
+def _timed(profile: Profile, ms: float) -> Profile:
+    """All inferences take `ms`, and so do their operators together."""
+    ns = round(ms * 1e6)
+    return replace(
+        profile,
+        unprofiled_ns=(ns,),
+        whole_ns=(ns,),
+        operators=(replace(profile.operators[0], ns=(ns,), started_ns=()),),
+    )
+
+
 @pytest.mark.parametrize(("factor", "kind"), [(0.5, "faster"), (1.0, "no-faster"), (2.0, "slower")])
 def test_the_whole_time_is_compared_with_that_of_the_float_model(factor: float, kind: str, plain: Explanation) -> None:
     assert plain.parent_profile is not None
-    profile = replace(plain.profile, unprofiled_ns=(round(1_000_000 * factor),))
-    explained = replace(
-        plain, profile=profile, parent_profile=replace(plain.parent_profile, unprofiled_ns=(1_000_000,))
-    )
+    explained = replace(plain, profile=_timed(plain.profile, factor), parent_profile=_timed(plain.parent_profile, 1))
     first = find(explained)[0]
     assert first.kind == kind
     assert first.remedy is not None
     assert f"edgebench compare {plain.parent} {plain.path}" in first.remedy
+
+
+def test_times_of_a_busy_machine_are_not_compared(plain: Explanation) -> None:
+    assert plain.parent_profile is not None
+    quiet = _timed(plain.profile, 1)
+    # An operator that takes 1 ms in most inferences, and 3 ms more elsewhere in each of them.
+    first, second, third = (replace(quiet.operators[0], ns=ns) for ns in ((4, 1, 1), (1, 4, 1), (1, 1, 4)))
+    disturbed = replace(quiet, operators=(first, second, third), whole_ns=(6, 6, 6))
+    assert find(replace(plain, profile=disturbed, parent_profile=quiet))[0].kind == "busy"
 
 
 def test_weights_below_their_rounding_are_named(plain: Explanation) -> None:
