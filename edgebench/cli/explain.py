@@ -15,11 +15,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "explain",
         help="why an int8 model is slow or inaccurate: what runs in float, what clips, what to do",
-        description="Say what an int8 ONNX file is, which of its operators the runtime really computes in int8 and "
+        description="Say what an int8 file is, which of its operators the runtime really computes in int8 and "
         "what the others cost, and layer by layer what its values lose against the float model; with remedies.",
     )
     parser.add_argument(
-        "artifact", metavar="ARTIFACT", help="an int8 artifact of a bundle, or anyone's quantized .onnx"
+        "artifact", metavar="ARTIFACT", help="an int8 artifact of a bundle, or anyone's quantized .onnx or .tflite"
     )
     parser.add_argument("--device", metavar="NAME", default="local", help="where it is timed (default: local)")
     parser.add_argument(
@@ -37,11 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--runs", metavar="N", type=positive_int, default=20,
         help="so many inferences with the profiler, and so many without (default: 20)",
     )  # fmt: skip
-    parser.add_argument("--top", metavar="N", type=positive_int, default=10, help="show N layers (default: 10)")
-    parser.add_argument(
-        "--by", choices=("noise", "time"), default="noise",
-        help="which layers come first: those that add most noise, or take most time (default: noise)",
-    )  # fmt: skip
+    parser.add_argument("--top", metavar="N", type=positive_int, default=10, help="so many layers (default: 10)")
     parser.add_argument("--json", metavar="FILE", help="also write every figure, - for stdout alone (default: no)")
     parser.set_defaults(run=run)
 
@@ -68,5 +64,5 @@ def run(args: argparse.Namespace) -> int:
         )
     json_file.write_json(explain_json.document(explained))
     if not json_file.is_stdout:
-        data_console().print(render(explained, args.top, args.by))
+        data_console().print(render(explained, args.top))
     return 0

@@ -36,14 +36,16 @@ _BECAUSE = {
 }
 
 
-def render(explained: Explanation, top: int, by: str) -> RenderableType:
-    """What it is, what runs of it, its `top` layers in the order of `by` ("noise" or "time"), and what to do."""
+def render(explained: Explanation, top: int) -> RenderableType:
+    """What it is, what runs of it, the `top` layers by time and by noise, and what to do."""
     profiles = [explained.profile, *([explained.parent_profile] if explained.parent_profile is not None else [])]
     parts: list[RenderableType] = [_facts(explained), head(profiles)]
     if explained.unfused:
         parts.append(_conversions(explained))
     if explained.layers:
-        parts.append(_layers(explained, top, by))
+        parts.append(_by_time(explained.layers, top))
+        if explained.inputs:
+            parts.append(_by_noise(explained.layers, top))
     else:
         # The float model first: a ratio below 1 is a gain.
         ordered = profiles[::-1]
@@ -88,26 +90,33 @@ def _conversions(explained: Explanation) -> Table:
     return found
 
 
-def _layers(explained: Explanation, top: int, by: str) -> Table:
-    known = bool(explained.inputs)
-    values = ["SQNR dB", "lost dB", "weights dB", "clipped", "levels used"] if known else []
-    named = any(layer.module for layer in explained.layers)
-    order = "the noise that they add" if by == "noise" and known else "their time"
+def _by_noise(layers: Sequence[Layer], top: int) -> Table:
+    """Those that add most noise."""
     found = empty_table(
-        [f"layers by {order}", *(["module"] if named else []), "kind"], ["ms", "converting", "ms in float", *values]
+        ["layers by added noise", "module", "kind"], ["SQNR dB", "lost dB", "weights dB", "clipped", "levels"]
     )
-    for layer in _ordered(explained.layers, by if known else "time")[:top]:
-        cells = [_ms(layer.ns), _ms(layer.conversion_ns or None), _ms(layer.float_ns)]
-        if known:
-            cells += _values(layer)
-        found.add_row(Text(layer.name), *([Text(layer.module or MISSING)] if named else []), layer.kind, *cells)
+    for layer in sorted(layers, key=lambda item: -item.added_noise)[:top]:
+        found.add_row(*_labels(layer), *_values(layer))
     return found
 
 
-def _ordered(layers: Sequence[Layer], by: str) -> list[Layer]:
-    if by == "noise":
-        return sorted(layers, key=lambda layer: -layer.added_noise)
-    return sorted(layers, key=lambda layer: -((layer.ns or 0.0) + layer.conversion_ns))
+def _by_time(layers: Sequence[Layer], top: int) -> Table:
+    """Those that take most time, with their conversions."""
+    timed = [layer for layer in layers if layer.ns is not None]
+    found = empty_table(["layers by time", "module", "kind"], ["ms", "converting", "in float", "ratio"])
+    for layer in sorted(timed, key=lambda item: -_spent(item))[:top]:
+        ratio = f"{_spent(layer) / layer.float_ns:.2f}" if layer.float_ns else MISSING
+        figures = (_ms(layer.ns), _ms(layer.conversion_ns or None), _ms(layer.float_ns), ratio)
+        found.add_row(*_labels(layer), *figures)
+    return found
+
+
+def _spent(layer: Layer) -> float:
+    return (layer.ns or 0.0) + layer.conversion_ns
+
+
+def _labels(layer: Layer) -> tuple[Text, Text, str]:
+    return Text(layer.name), Text(MISSING if layer.module is None else layer.module), layer.kind
 
 
 def _values(layer: Layer) -> list[str]:

@@ -198,7 +198,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None
 
 def test_the_tables_show_what_it_is_what_runs_and_what_is_lost(plain: Explanation) -> None:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(render(plain, top=10, by="noise"))
+    console.print(render(plain, top=10))
     shown = console.export_text()
     for text in ("QDQ", "5 uint8", "2 int8 per channel", "HardSigmoid", "no int8 kernel", "conv2", "SQNR dB", "exact"):
         assert text in shown
