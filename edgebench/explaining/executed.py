@@ -20,7 +20,7 @@ __all__ = ["Executed", "Unfused", "executed_of", "is_arm", "times_of", "unfused"
 
 _MOVES = {
     *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Split", "Gather"),
-    *("DepthToSpace", "Resize", "MaxPool", "ReduceMax", "ReduceMin", "Identity"),
+    *("DepthToSpace", "GatherElements", "Identity", "MaxPool", "ReduceMax", "ReduceMin", "Resize"),
 }
 _INT8_KERNELS = _MOVES | {
     *("Conv", "Gemm", "MatMul", "Add", "Mul", "LeakyRelu", "Sigmoid", "Softmax", "Concat", "Where"),
@@ -212,13 +212,10 @@ def _reason(node: OnnxNode | None, kind: str, file: QuantizedFile, machine: str)
         return FLOAT_INPUT, "the file does not quantize what it reads"
     if not all(written):
         return FLOAT_OUTPUT, "the file does not quantize its result"
-    others = [
-        reader.operator
-        for tensor in node.outputs
-        for reader in file.readers.get(tensor, ())
-        if reader.operator not in CONVERSIONS
-    ]
-    if others or any(tensor in file.outputs for tensor in node.outputs):
+    results = [_activated(tensor, file) for tensor in node.outputs]
+    readers = [reader.operator for tensor in results for reader in file.readers.get(tensor, ())]
+    others = [operator for operator in readers if operator not in CONVERSIONS]
+    if others or any(tensor in file.outputs for tensor in results):
         by = ", ".join(dict.fromkeys(others)) or "the network's output"
         return SHARED, f"its result is wanted in float as well, by {by}"
     if "int8" in types and not is_arm(machine):
@@ -233,14 +230,21 @@ def _is_constant(tensor: str, file: QuantizedFile) -> bool:
     return file.source(tensor) in file.constants or tensor in file.constants
 
 
+def _activated(tensor: str, file: QuantizedFile) -> str:
+    """A result, behind the activation that alone reads it."""
+    readers = file.readers.get(tensor, [])
+    if len(readers) == 1 and readers[0].operator in _ABSORBED:
+        return _activated(readers[0].outputs[0], file)
+    return tensor
+
+
 def _quantized(tensor: str, file: QuantizedFile) -> list[str]:
     """The integers that a tensor is turned into, or is."""
     if tensor in file.activations:
         return [tensor]
-    found: list[str] = []
-    for reader in file.readers.get(tensor, ()):
-        if reader.operator == "QuantizeLinear" and reader.outputs[0] in file.activations:
-            found.append(reader.outputs[0])
-        elif reader.operator in _ABSORBED:
-            found.extend(_quantized(reader.outputs[0], file))
-    return found
+    readers = file.readers.get(_activated(tensor, file), ())
+    return [
+        reader.outputs[0]
+        for reader in readers
+        if reader.operator == "QuantizeLinear" and reader.outputs[0] in file.activations
+    ]

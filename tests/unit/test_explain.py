@@ -121,6 +121,22 @@ def test_signed_activations_are_named_where_the_runtime_could_not_make_them_unsi
     assert "--activations uint8" in finding.remedy
 
 
+@X86
+def test_an_activation_between_an_operator_and_its_pair_is_no_other_reader(home: Path, tmp_path: Path) -> None:
+    made = [
+        *_pair("x", 1),
+        helper.make_node("Add", ["d1", "d1"], ["a"], "a"),
+        helper.make_node("Relu", ["a"], ["r"], "r"),
+        *_pair("r", 2),
+        # Two read it, so that it stays signed.
+        helper.make_node("Exp", ["d2"], ["e"], "e"),
+        helper.make_node("Sub", ["d2", "e"], ["y"], "y"),
+    ]
+    constants = {"s": np.asarray(1 / 32, np.float32), "z": np.asarray(0, np.int8)}
+    explained = explain(save(tmp_path / "net.onnx", made, constants, (1, 4, 4, 4)), threads=1, runs=1)
+    assert _reasons(explained)["a"] == "signed"
+
+
 def test_sixteen_bits_are_computed_in_float(tmp_path: Path, home: Path, images: str) -> None:
     scales = {name: scale / 256 for name, scale in SCALES.items()}
     path = qdq_net(tmp_path / "int16.onnx", dtype="uint16", scales=scales)
