@@ -16,13 +16,13 @@ from edgebench.explaining.scheme import CONVERSIONS, QuantizedFile
 from edgebench.profiling.onnx_modules import file_names, origins_of
 from edgebench.profiling.profile import Profile
 
-__all__ = ["Executed", "Unfused", "executed_of", "is_arm", "times_of", "unfused"]
+__all__ = ["INT8_KERNELS", "Executed", "Unfused", "executed_of", "is_arm", "times_of", "unfused"]
 
 _MOVES = {
     *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Split", "Gather"),
     *("DepthToSpace", "GatherElements", "Identity", "MaxPool", "ReduceMax", "ReduceMin", "Resize"),
 }
-_INT8_KERNELS = _MOVES | {
+INT8_KERNELS = _MOVES | {
     *("Conv", "Gemm", "MatMul", "Add", "Mul", "LeakyRelu", "Sigmoid", "Softmax", "Concat", "Where"),
     *("AveragePool", "GlobalAveragePool"),
 }
@@ -195,7 +195,7 @@ def _reason(node: OnnxNode | None, kind: str, file: QuantizedFile, machine: str)
     """Why a node is not joined: a word for it, and a sentence."""
     if kind in _ABSORBED:
         return ABSORBED, "it has no int8 kernel of its own; it only disappears into an int8 operator just before it"
-    if kind not in _INT8_KERNELS:
+    if kind not in INT8_KERNELS:
         return NO_KERNEL, "onnxruntime has no int8 kernel for this kind"
     if node is None:
         return UNKNOWN, "it is not in the file: the runtime made it"
