@@ -202,3 +202,25 @@ def test_images_of_data_take_the_place_of_kept_inputs(made: Path, tmp_path: Path
     )
     document = json.loads((tmp_path / "explained.json").read_text())
     assert document["inputs"] == {"from": f"imagefolder:{made / 'photos'}", "count": 6, "why_none": None}
+
+
+def test_a_tflite_file_is_explained_by_its_tensors_its_profile_and_its_answers(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (the extra `tflite`)")
+    (tmp_path / "pixels.toml").write_text('channels = "rgb"\nscale = 1.0\nlayout = "nhwc"\n')
+    models = shared / "models"
+    explained = explain(
+        models / "mlperf_tiny_resnet8_int8.tflite",
+        against=models / "mlperf_tiny_resnet8_fp32.tflite",
+        data=f"npz:{shared}/cifar10/cifar10_calib_500A.npz",
+        preprocess=str(tmp_path / "pixels.toml"),
+        samples=4,
+        threads=1,
+        runs=2,
+    )
+    assert explained.scheme.form == "TFLite"
+    # Nine convolutions, and a matrix product whose weights have one scale.
+    assert explained.scheme.weights == (("int8", True, 9), ("int8", False, 1))
+    assert explained.parent_profile is not None
+    assert explained.device_sqnr_db is not None
+    assert explained.device_sqnr_db > 10
+    assert {"float", "no-values"} <= {finding.kind for finding in find(explained)}
