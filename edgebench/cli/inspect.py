@@ -11,6 +11,7 @@ from edgebench.cli.output_file import OutputFile
 
 if TYPE_CHECKING:
     from edgebench.errors import EdgebenchError
+    from edgebench.source.onnx_file import OnnxDescription
     from edgebench.source.sniff import Identity
 
 __all__ = ["add_parser", "run"]
@@ -120,7 +121,18 @@ def _onnx_facts(identity: Identity, args: argparse.Namespace) -> dict[str, Any]:
         return {}
     description = describe(identity.path)
     costs = costs_facts(identity.path, description.inputs, args.input_shape, args.layers)
-    return {"onnx": encode(description), **costs}
+    return {"onnx": encode(description), **_quantized(identity.path, description), **costs}
+
+
+def _quantized(path: Path, description: OnnxDescription) -> dict[str, Any]:
+    """How a quantized file is; weights are read of those alone."""
+    from edgebench.explaining.scheme import CONVERSIONS, read_file
+
+    if description.precision != "int8" and not description.operators.keys() & {*CONVERSIONS, "MatMulNBits"}:
+        return {}
+    scheme = read_file(path).scheme
+    text = f"{scheme.form}; activations: {scheme.activations_in_words}; weights: {scheme.weights_in_words}"
+    return {"quantization": {"form": scheme.form, "text": text}}
 
 
 def _tflite_facts(path: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -199,6 +211,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("input shape", ",".join(map(str, facts["input_shape"]))))
     if preprocess := facts.get("preprocess"):
         rows.append(("preprocess", preprocess if isinstance(preprocess, str) else preprocess["name"]))
+    if "quantization" in facts:
+        rows.append(("quantized", facts["quantization"]["text"]))
     rows += totals_rows(facts)
     rows += _graph_rows(facts.get("onnx") or facts.get("tflite"))
     rows += [("note", note) for note in facts.get("notes", ())]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from edgebench._version import __version__
-from edgebench.cli import bench, compare, demo, devices, export, inspect, profile, runs
+from edgebench.cli import bench, compare, demo, devices, explain, export, inspect, profile, runs
 from edgebench.errors import EdgebenchError
 
 __all__ = ["main"]
@@ -59,6 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edgebench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, export, bench, compare, profile, inspect, devices, runs):
+    for command in (demo, export, bench, compare, profile, explain, inspect, devices, runs):
         command.add_parser(commands)
     return parser

@@ -77,6 +77,7 @@ _STEPS = (
 )
 FORMATS = tuple(dict.fromkeys(step.format for step in _STEPS))
 
+_HALVES = ("fp16", "bf16")
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Raised when a step or its parity would come out otherwise for the same key.
 _CHAIN_VERSION = 3
@@ -216,7 +217,12 @@ class _Chain:
 
     def _reason_to_skip(self, step: Step) -> str | None:
         if step.lossy and self._request.source_precision == "int8":
-            return "the source is quantized already"
+            return (
+                "the source is quantized already, and twice would only lose more: give the float32 model that it was "
+                "made of; what this one is: edgebench explain"
+            )
+        if step.lossy and self._request.source_precision in _HALVES:
+            return f"the source is {self._request.source_precision}: give the float32 model that it was made of"
         if step.calibrated and self._request.calibration is None:
             return "int8 needs real images: pass --calib (for example --calib imagefolder:photos/)"
         try:

@@ -26,7 +26,7 @@ from edgebench.progress import Progress, Silent
 from edgebench.source.sniff import Identity, identify
 from edgebench.types import Artifact, DeviceProfile
 
-__all__ = ["DEFAULT_RUNS", "profile"]
+__all__ = ["DEFAULT_RUNS", "lineage", "profile", "profile_subject", "runtime_for", "subject_of"]
 
 DEFAULT_RUNS = 20
 _TIMEOUT_S = 600.0
@@ -70,9 +70,10 @@ def profile(
     if not any(identities) and (arch is not None or trust or input_shape is not None):
         raise UsageError("--arch, --trust and --input-shape are for a source", hint="leave them out for artifacts")
     subjects = [
-        None if identity is not None else _subject(Path(path)) for path, identity in zip(paths, identities, strict=True)
+        None if identity is not None else subject_of(Path(path))
+        for path, identity in zip(paths, identities, strict=True)
     ]
-    runtimes = [None if subject is None else _runtime(subject, runtime, chosen) for subject in subjects]
+    runtimes = [None if subject is None else runtime_for(subject, runtime, chosen) for subject in subjects]
     with (
         tempfile.TemporaryDirectory(prefix="edgebench-profile-") as scratch,
         connected([chosen], Path(scratch), watch) as found,
@@ -85,7 +86,7 @@ def profile(
         profiles = []
         for subject, name, identity in zip(subjects, runtimes, identities, strict=True):
             if subject is not None and name is not None:
-                profiles.append(_profiled(subject, name, count, runs, runner, item))
+                profiles.append(profile_subject(subject, name, count, runs, runner, item)[0])
             elif identity is not None:
                 times = profile_source(
                     identity, arch=arch, trust=trust, input_shape=input_shape, threads=count, runs=runs
@@ -131,15 +132,20 @@ def _of_source(identity: Identity, times: OperatorTimes, threads: int) -> Profil
     )
 
 
-def _subject(path: Path) -> Subject:
+def subject_of(path: Path, *, include_failed: bool = False) -> Subject:
+    """The artifact at `path`; with `include_failed` also one that broke its parity.
+
+    Raises:
+        UsageError: it is none, or one that must not be measured.
+    """
     if path.is_dir():
         names = ", ".join(
             str(path / artifact.file) for artifact in load_bundle(path).artifacts if artifact.file is not None
         )
         raise UsageError(f"{path} is a bundle: name one of its artifacts", hint=f"there are: {names}")
     (subject,) = find_subjects([path], include_failed=True)
-    lineage = _lineage(subject)
-    reason = subject.reason or next((item.reason for item in lineage[-1:] if item.status == "failed"), None)
+    failed = next((item.reason for item in lineage(subject)[-1:] if item.status == "failed"), None)
+    reason = subject.reason or (None if include_failed else failed)
     if reason is not None:
         raise UsageError(f"{path} is not profiled: {reason}", hint="choose another artifact of its bundle")
     if not subject.inputs:
@@ -147,7 +153,12 @@ def _subject(path: Path) -> Subject:
     return subject
 
 
-def _runtime(subject: Subject, asked: str | None, device: DeviceProfile) -> str:
+def runtime_for(subject: Subject, asked: str | None, device: DeviceProfile) -> str:
+    """The runtime that was asked for, else the usual one that opens the artifact.
+
+    Raises:
+        UsageError: there is none.
+    """
     if asked is not None and asked not in RUNTIMES:
         raise UsageError(f"unknown runtime `{asked}`", hint=f"there are: {', '.join(sorted(RUNTIMES))}")
     candidates = (asked,) if asked is not None else device.runtimes or tuple(USUAL_RUNTIMES)
@@ -161,7 +172,15 @@ def _runtime(subject: Subject, asked: str | None, device: DeviceProfile) -> str:
     )
 
 
-def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: JobRunner, item: Connected) -> Profile:
+def profile_subject(
+    subject: Subject, runtime: str, threads: int, runs: int, runner: JobRunner, item: Connected
+) -> tuple[Profile, OperatorTimes]:
+    """The profile of one artifact on a device, and what the runtime told, operator by operator in the same order.
+
+    Raises:
+        EnvironmentFailure: the runtime is not there, or has no profiler.
+        EdgebenchError: the artifact failed.
+    """
     job = Job(
         version=WIRE_VERSION,
         kind="profile",
@@ -183,7 +202,7 @@ def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: J
             f"{subject.ref.name} was not profiled on {item.device.name}: {measured.reason}",
             hint="measure it as a whole: edgebench bench",
         )
-    return Profile(
+    made = Profile(
         name=subject.ref.name,
         format=subject.ref.format,
         precision=subject.ref.precision,
@@ -198,14 +217,15 @@ def _profiled(subject: Subject, runtime: str, threads: int, runs: int, runner: J
         unprofiled_ns=times.unprofiled_ns,
         notes=(*([_EMULATED] if item.device.emulated else []), *times.notes),
     )
+    return made, times
 
 
 def _operators(times: OperatorTimes, subject: Subject) -> tuple[Operator, ...]:
     modules: list[Found] = []
     if subject.ref.format.startswith(("onnx", "ort")):
-        lineage = [subject.path.parent / item.file for item in _lineage(subject)[:-1] if item.file is not None]
+        beside = [subject.path.parent / item.file for item in lineage(subject)[:-1] if item.file is not None]
         # Nodes are read from ONNX alone, and a graph keeps their names in onnxruntime's own format.
-        readable = [path for path in [*lineage, subject.path] if path.suffix != ".ort" and path.is_file()]
+        readable = [path for path in [*beside, subject.path] if path.suffix != ".ort" and path.is_file()]
         files = [read_nodes(str(path)) for path in readable]
         modules = onnx_modules.modules_of(times.graph, onnx_modules.file_names(files))
     elif subject.ref.format.startswith("tflite"):
@@ -213,7 +233,7 @@ def _operators(times: OperatorTimes, subject: Subject) -> tuple[Operator, ...]:
     return build(times, aligned(times.operators, times.graph), modules)
 
 
-def _lineage(subject: Subject) -> list[Artifact]:
+def lineage(subject: Subject) -> list[Artifact]:
     """The artifact as its bundle lists it, and before it those that it was made from, the first one first."""
     if not subject.from_bundle:
         return []

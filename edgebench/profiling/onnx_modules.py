@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from edgebench.agent.operator_times import GraphNode
 from edgebench.agent.profilers.onnx_nodes import OnnxNode
 
-__all__ = ["INSERTED", "FileNames", "Found", "file_names", "module_of_node", "modules_of"]
+__all__ = ["INSERTED", "FileNames", "Found", "file_names", "module_of_node", "modules_of", "origins_of"]
 
 # Operators that no module asked for: they bring tensors into the layout that a kernel wants.
 INSERTED = "(layout changes)"
@@ -155,18 +155,21 @@ def modules_of(graph: Sequence[GraphNode], names: FileNames) -> list[Found]:
 def _by_name(node: GraphNode, names: FileNames) -> Found:
     if _LAYOUT_CHANGE.match(node.name) and node.name not in names.nodes:
         return Found(INSERTED)
-    origins = [
-        origin
-        for text in (node.name, *node.outputs, *_scale_of_output(node))
-        for name in _stripped(text)
-        if (origin := names.nodes.get(name) or names.writers.get(name)) is not None
-    ]
-    origins += [names.owners[name] for text in node.inputs[1:] for name in _stripped(text) if name in names.owners]
-    for origin in origins:
-        module = names.module(_first_of_fusion(origin, node.operator, names))
-        if module is not None:
-            return Found(module)
-    return Found(None)
+    modules = (names.module(origin) for origin in origins_of(node, names))
+    return Found(next((module for module in modules if module is not None), None))
+
+
+def origins_of(node: GraphNode, names: FileNames) -> Iterator[OnnxNode]:
+    """The nodes of the files that the runtime may have made `node` of, the likeliest first."""
+    for text in (node.name, *node.outputs, *_scale_of_output(node)):
+        for name in _stripped(text):
+            origin = names.nodes.get(name) or names.writers.get(name)
+            if origin is not None:
+                yield _first_of_fusion(origin, node.operator, names)
+    for text in node.inputs[1:]:
+        for name in _stripped(text):
+            if name in names.owners:
+                yield _first_of_fusion(names.owners[name], node.operator, names)
 
 
 def _stripped(name: str) -> Iterator[str]:

@@ -89,6 +89,11 @@ class Profile:
         return sum(operator.p50_ns for operator in self.operators)
 
     @property
+    def unprofiled_p50_ns(self) -> float:
+        """An inference without the profiler; it must have been measured."""
+        return statistics.median(self.unprofiled_ns)
+
+    @property
     def accounted(self) -> float:
         """Which share of a profiled inference is spent in operators: the median over the inferences."""
         spent = [sum(single) for single in zip(*(operator.ns for operator in self.operators), strict=True)]

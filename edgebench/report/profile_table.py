@@ -14,7 +14,7 @@ from edgebench.profiling.findings import comparison, doubts, float_in_int8
 from edgebench.profiling.profile import Profile, Total, best_depth, module_at, totals, views
 from edgebench.report.units import MISSING, milliseconds, percent
 
-__all__ = ["render"]
+__all__ = ["empty_table", "head", "render", "totals_table"]
 
 _MS = 1e6
 
@@ -23,18 +23,19 @@ def render(profiles: Sequence[Profile], by: Sequence[str], top: int, depth: int 
     """A table for each view of `by`, the `top` slowest operators, and what to make of it; two profiles stand beside
     each other. `depth` cuts the names of modules, which are all shown; None takes what gives an overview."""
     cut = depth or best_depth(profiles)
-    parts: list[RenderableType] = [_head(profiles)]
+    parts: list[RenderableType] = [head(profiles)]
     known = any(profile.knows_modules for profile in profiles)
     for view in by if known else [view for view in by if view != "module"]:
         found = [totals(profile, views(cut)[view]) for profile in profiles]
-        parts.append(_totals(view, profiles, found, None if view == "module" else top))
+        parts.append(totals_table(view, profiles, found, None if view == "module" else top))
     parts.extend(_slowest(profile, top) for profile in profiles)
     return Group(*parts, *_words(profiles, cut))
 
 
-def _head(profiles: Sequence[Profile]) -> Table:
+def head(profiles: Sequence[Profile]) -> Table:
+    """A row for each profile: how long an inference takes, and what on."""
     headings = ["ms", "ms profiled", "in operators", "operators", "int8", "float", "converting"]
-    table = _table(["artifact"], headings)
+    table = empty_table(["artifact"], headings)
     for profile in profiles:
         told = any(operator.work in ("int8", "float") for operator in profile.operators)
         table.add_row(
@@ -52,7 +53,7 @@ def _spent(profile: Profile, work: str) -> float:
     return profile.share(lambda operator: operator.work == work)
 
 
-def _totals(view: str, profiles: Sequence[Profile], found: Sequence[Sequence[Total]], most: int | None) -> Table:
+def totals_table(view: str, profiles: Sequence[Profile], found: Sequence[Sequence[Total]], most: int | None) -> Table:
     """The slowest first, by the profile in which they are slower."""
     several = len(profiles) > 1
     headings = [
@@ -60,7 +61,7 @@ def _totals(view: str, profiles: Sequence[Profile], found: Sequence[Sequence[Tot
         for profile in profiles
         for heading in ((f"{profile.name} ms", "share", "n") if several else ("p50 ms", "share", "operators"))
     ]
-    table = _table([view], [*headings, *["ratio"] * several])
+    table = empty_table([view], [*headings, *["ratio"] * several])
     by_name = [{total.name: total for total in side} for side in found]
     slowest: dict[str, float] = {}
     for total in (total for side in found for total in side):
@@ -91,7 +92,7 @@ def _ratio(sides: Sequence[Total | None]) -> list[str]:
 
 
 def _slowest(profile: Profile, top: int) -> Table:
-    table = _table([f"slowest of {profile.name}", "kind", "module", "precision", "kernel"], ["p50 ms", "share"])
+    table = empty_table([f"slowest of {profile.name}", "kind", "module", "precision", "kernel"], ["p50 ms", "share"])
     whole = profile.operators_ns or 1
     for operator in sorted(profile.operators, key=lambda item: -item.p50_ns)[:top]:
         table.add_row(
@@ -124,7 +125,8 @@ def _words(profiles: Sequence[Profile], cut: int) -> list[Text]:
     return [*lines, *(Text(text, style="bold") for text in advice)]
 
 
-def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
+def empty_table(labels: Sequence[str], headings: Sequence[str]) -> Table:
+    """Columns of words, then columns of figures."""
     columns = [Column(heading, overflow="fold") for heading in labels]
     columns += [Column(heading, justify="right", no_wrap=True) for heading in headings]
     return Table(*columns, box=SIMPLE_HEAD)
