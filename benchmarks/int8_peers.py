@@ -12,7 +12,7 @@ last of each line being what they need and do not declare:
     python -m venv onnx-neural-compressor && onnx-neural-compressor/bin/pip install \
         onnx-neural-compressor onnx onnxruntime prettytable psutil py-cpuinfo scipy
 
-and then `--peer nncf=nncf/bin/python` and so on. docs/int8_peers.md has the table.
+and then `--peer nncf=nncf/bin/python` and so on. docs/benchmarks.md has the table.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _compare(network: Prepared, results: dict[str, dict[str, Any]], rounds: int)
         given = found[tool]
         results[tool] |= {
             "sqnr_db": None if math.isinf(given.sqnr_db) else given.sqnr_db,
-            "agreement": given.agreement,
+            "agrees": given.agrees,
             "correct": given.correct,
             "times_s": times[tool],
             "file_bytes": (network.directory / "made" / f"{tool}.onnx").stat().st_size,
