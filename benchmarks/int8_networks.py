@@ -42,7 +42,7 @@ _GRAY, _CONTRAST = 127.5, 32.0
 _DIGITS = replace(_PIXELS, std=(_CONTRAST / 255,))
 _FACES = Preprocess("faces", resize=(240, 320), channels="rgb", scale=1 / 128, mean=(127 / 128,), std=(1.0,))
 _IMAGENET_COLOURS = replace(_PIXELS, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_MOBILENET = Preprocess("mobilenet", resize=146, crop=128, channels="rgb", scale=1 / 127.5, mean=(1.0,), std=(1.0,))
+_MOBILENET = Preprocess("mobilenet", resize=146, crop=128, channels="rgb", scale=1 / 128, mean=(1.0,), std=(1.0,))
 _FACTORIES = """
 import torch
 from torch import nn
@@ -77,11 +77,9 @@ def mobilenet_v1_leaky():
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the files of one network are; `labelled` says whether its test data has a class for each input."""
+    """Where the files of one network are."""
 
-    name: str
     directory: Path
-    labelled: bool
 
     @property
     def model(self) -> Path:
@@ -245,7 +243,7 @@ def prepare(name: str, work: Path, shared: Path) -> Prepared:
         temporary.mkdir(parents=True)
         kind.make(temporary, shared)
         temporary.rename(directory)
-    return Prepared(name, directory, "y" in np.load(directory / "test.npz"))
+    return Prepared(directory)
 
 
 def _samples(
