@@ -44,9 +44,13 @@ _FACES = Preprocess("faces", resize=(240, 320), channels="rgb", scale=1 / 128, m
 _IMAGENET_COLOURS = replace(_PIXELS, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _MOBILENET = Preprocess("mobilenet", resize=146, crop=128, channels="rgb", scale=1 / 128, mean=(1.0,), std=(1.0,))
 _FACTORIES = """
-import torch
 from torch import nn
-from torchvision.models import MobileNetV2
+from torchvision.models import MobileNetV2, VisionTransformer
+
+def vit():
+    return VisionTransformer(
+        image_size=32, patch_size=4, num_layers=4, num_heads=3, hidden_dim=96, mlp_dim=192, num_classes=10
+    )
 
 def mobilenet_v2():
     return MobileNetV2(num_classes=10, width_mult=0.5)
@@ -207,7 +211,7 @@ NETWORKS: dict[str, Any] = {
     "resnet18": Digits("resnet18", 32, 1, 0.01, 0.6),
     "resnet18_relu6": Digits("resnet18_relu6", 32, 1, 0.01, 0.6),
     "mobilenet_v2": replace(_MOBILE, factory="mobilenet_v2"),
-    "vit": Digits("vit", 32, 12, 0.05, 0.4),
+    "vit": Digits("vit", 32, 25, 0.05, 0.4),
     "resnet20": Real("resnet20-12fca82f.th", "resnet20", _IMAGENET_COLOURS, (3, 32, 32), *_CIFAR),
     "resnet32": Real("resnet32-d509ac18.th", "resnet32", _IMAGENET_COLOURS, (3, 32, 32), *_CIFAR),
     "nxp_cifar_net": Real("nxp_cifar_net.pth", "NxpCifarNet", _PIXELS, (3, 32, 32), *_CIFAR),
@@ -266,8 +270,6 @@ def _save(path: Path, x: NDArray[np.float32], y: NDArray[np.int64] | None) -> No
 def _factory(name: str, directory: Path) -> str:
     if name.startswith("resnet18"):
         return f"{ROOT / 'models' / 'resnet18_cifar.py'}:{name}"
-    if name == "vit":
-        return f"{ROOT / 'models' / 'vit_cifar.py'}:vit"
     (directory / "factories.py").write_text(_FACTORIES)
     return f"{directory / 'factories.py'}:{name}"
 
