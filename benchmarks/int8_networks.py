@@ -331,6 +331,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=WORK, help="where they are kept (default: %(default)s)")
     parser.add_argument("--shared", type=Path, default=SHARED, help="trained networks (default: %(default)s)")
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NETWORKS):
+        parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(NETWORKS)}")
     for name in arguments.names:
         try:
             print(prepare(name, arguments.work.resolve(), arguments.shared.resolve()).directory)

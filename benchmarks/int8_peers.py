@@ -124,7 +124,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=25, help="of latency (default: %(default)s)")
     parser.add_argument("--reuse", action="store_true", help="measure peers' files of an earlier run where they exist")
     arguments = parser.parse_args()
-    interpreters = dict(pair.split("=", 1) for pair in arguments.peer)
+    interpreters = dict(pair.partition("=")[::2] for pair in arguments.peer)
+    for given, known in ((interpreters, set(ENVIRONMENTS.values())), (arguments.names, set(NETWORKS))):
+        if unknown := set(given) - known:
+            parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
+    if missing := [python for python in interpreters.values() if not Path(python).is_file()]:
+        parser.error(f"no interpreter at {', '.join(missing)}; write --peer NAME=PYTHON")
     work: Path = arguments.work.resolve()
     out: Path = arguments.out or work / "out"
     out.mkdir(parents=True, exist_ok=True)
