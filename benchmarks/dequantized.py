@@ -1,7 +1,4 @@
-"""A float32 ONNX network with the weights of an int8 TFLite file: a trained depthwise network with few channels.
-
-The quantized MobileNetV1 that is published has been trained so; as floats its weights are what they stand for.
-"""
+"""A float32 ONNX network with the weights of a uint8 TFLite file: a trained depthwise network with few channels."""
 
 from __future__ import annotations
 
@@ -18,11 +15,10 @@ __all__ = ["mobilenet_v1"]
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
-def mobilenet_v1(path: Path, *, bound: bool = True) -> onnx.ModelProto:
+def mobilenet_v1(path: Path) -> onnx.ModelProto:
     """The MobileNetV1 of a TFLite file, `[1, 3, side, side]` in -1..1 to `[1, classes]` scores, without its softmax.
 
-    Its layout is known and not read: each convolution but the last is followed by ReLU6, or where not `bound` by ReLU,
-    which is another function, but a positively homogeneous one.
+    Its layout is known and not read: each convolution but the last is followed by ReLU6.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -59,12 +55,10 @@ def mobilenet_v1(path: Path, *, bound: bool = True) -> onnx.ModelProto:
         )  # fmt: skip
         stream = f"conv{index}.out"
         if index < len(operators) - 1:
-            kind, inputs = ("Clip", [stream, "zero", "six"]) if bound else ("Relu", [stream])
-            stream = f"conv{index}.relu"
-            nodes.append(helper.make_node(kind, inputs, [stream], name=f"relu{index}"))
+            inputs, stream = [stream, "zero", "six"], f"conv{index}.relu"
+            nodes.append(helper.make_node("Clip", inputs, [stream], name=f"relu{index}"))
     nodes.append(helper.make_node("Flatten", [stream], ["output"], name="flatten"))
-    if bound:
-        weights += [numpy_helper.from_array(np.float32(6 * at), name) for at, name in enumerate(("zero", "six"))]
+    weights += [numpy_helper.from_array(np.float32(6 * at), name) for at, name in enumerate(("zero", "six"))]
     side = int(tensors[operators[0]["inputs"][0]]["shape"][1])
     graph = helper.make_graph(
         nodes,

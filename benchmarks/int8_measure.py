@@ -25,18 +25,13 @@ _TURN_S = 0.02
 
 @dataclass(frozen=True)
 class Answers:
-    """`sqnr_db` is that of the worst output, infinite where all are equal; `agreement` is the share of equal classes,
-    and of a detector that of places where one of the two finds something, None where none does. `correct` has a `1` or
-    `0` for each labelled input."""
+    """`sqnr_db` is that of the worst output, infinite where all are equal. `agrees` has a `1` for each input whose
+    class is the same and else a `0`, and of a detector for each place where one of the two finds something. `correct`
+    has one for each labelled input, and is None without labels."""
 
     sqnr_db: float
-    agreement: float | None
+    agrees: str
     correct: str | None
-
-    @property
-    def top1(self) -> float | None:
-        """In percent."""
-        return None if self.correct is None else 100 * self.correct.count("1") / len(self.correct)
 
 
 def open_session(path: Path) -> Any:
@@ -59,9 +54,9 @@ def answers(sessions: Mapping[str, Any], baseline: str, test: Path) -> dict[str,
     for name, given in outputs.items():
         correct = None
         if "y" in data:
-            correct = "".join("1" if hit else "0" for hit in _classes(given[0]) == data["y"])
+            correct = _marks(_classes(given[0]) == data["y"])
         sqnr_db = min(_sqnr_db(a, b) for a, b in zip(expected, given, strict=True))
-        found[name] = Answers(sqnr_db, _agreement(expected[0], given[0]), correct)
+        found[name] = Answers(sqnr_db, _agrees(expected[0], given[0]), correct)
     return found
 
 
@@ -101,11 +96,15 @@ def _classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return classes
 
 
-def _agreement(expected: NDArray[np.float32], given: NDArray[np.float32]) -> float | None:
+def _agrees(expected: NDArray[np.float32], given: NDArray[np.float32]) -> str:
     wanted, found = _classes(expected), _classes(given)
     # A detector answers `background` nearly everywhere, and there nothing can be learnt from it.
     looked_at = (wanted != 0) | (found != 0) if wanted.ndim > 1 else np.ones(len(wanted), bool)
-    return float((wanted == found)[looked_at].mean()) if looked_at.any() else None
+    return _marks((wanted == found)[looked_at])
+
+
+def _marks(hits: NDArray[np.bool_]) -> str:
+    return "".join("1" if hit else "0" for hit in hits)
 
 
 def _sqnr_db(expected: NDArray[np.float32], given: NDArray[np.float32]) -> float:

@@ -42,11 +42,15 @@ _GRAY, _CONTRAST = 127.5, 32.0
 _DIGITS = replace(_PIXELS, std=(_CONTRAST / 255,))
 _FACES = Preprocess("faces", resize=(240, 320), channels="rgb", scale=1 / 128, mean=(127 / 128,), std=(1.0,))
 _IMAGENET_COLOURS = replace(_PIXELS, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_MOBILENET = Preprocess("mobilenet", resize=146, crop=128, channels="rgb", scale=1 / 127.5, mean=(1.0,), std=(1.0,))
+_MOBILENET = Preprocess("mobilenet", resize=146, crop=128, channels="rgb", scale=1 / 128, mean=(1.0,), std=(1.0,))
 _FACTORIES = """
-import torch
 from torch import nn
-from torchvision.models import MobileNetV2
+from torchvision.models import MobileNetV2, VisionTransformer
+
+def vit():
+    return VisionTransformer(
+        image_size=32, patch_size=4, num_layers=4, num_heads=3, hidden_dim=96, mlp_dim=192, num_classes=10
+    )
 
 def mobilenet_v2():
     return MobileNetV2(num_classes=10, width_mult=0.5)
@@ -77,11 +81,9 @@ def mobilenet_v1_leaky():
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the files of one network are; `labelled` says whether its test data has a class for each input."""
+    """Where the files of one network are."""
 
-    name: str
     directory: Path
-    labelled: bool
 
     @property
     def model(self) -> Path:
@@ -209,7 +211,7 @@ NETWORKS: dict[str, Any] = {
     "resnet18": Digits("resnet18", 32, 1, 0.01, 0.6),
     "resnet18_relu6": Digits("resnet18_relu6", 32, 1, 0.01, 0.6),
     "mobilenet_v2": replace(_MOBILE, factory="mobilenet_v2"),
-    "vit": Digits("vit", 32, 12, 0.05, 0.4),
+    "vit": Digits("vit", 32, 25, 0.05, 0.4),
     "resnet20": Real("resnet20-12fca82f.th", "resnet20", _IMAGENET_COLOURS, (3, 32, 32), *_CIFAR),
     "resnet32": Real("resnet32-d509ac18.th", "resnet32", _IMAGENET_COLOURS, (3, 32, 32), *_CIFAR),
     "nxp_cifar_net": Real("nxp_cifar_net.pth", "NxpCifarNet", _PIXELS, (3, 32, 32), *_CIFAR),
@@ -245,7 +247,7 @@ def prepare(name: str, work: Path, shared: Path) -> Prepared:
         temporary.mkdir(parents=True)
         kind.make(temporary, shared)
         temporary.rename(directory)
-    return Prepared(name, directory, "y" in np.load(directory / "test.npz"))
+    return Prepared(directory)
 
 
 def _samples(
@@ -268,8 +270,6 @@ def _save(path: Path, x: NDArray[np.float32], y: NDArray[np.int64] | None) -> No
 def _factory(name: str, directory: Path) -> str:
     if name.startswith("resnet18"):
         return f"{ROOT / 'models' / 'resnet18_cifar.py'}:{name}"
-    if name == "vit":
-        return f"{ROOT / 'models' / 'vit_cifar.py'}:vit"
     (directory / "factories.py").write_text(_FACTORIES)
     return f"{directory / 'factories.py'}:{name}"
 
@@ -331,6 +331,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=WORK, help="where they are kept (default: %(default)s)")
     parser.add_argument("--shared", type=Path, default=SHARED, help="trained networks (default: %(default)s)")
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NETWORKS):
+        parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(NETWORKS)}")
     for name in arguments.names:
         try:
             print(prepare(name, arguments.work.resolve(), arguments.shared.resolve()).directory)

@@ -12,7 +12,7 @@ last of each line being what they need and do not declare:
     python -m venv onnx-neural-compressor && onnx-neural-compressor/bin/pip install \
         onnx-neural-compressor onnx onnxruntime prettytable psutil py-cpuinfo scipy
 
-and then `--peer nncf=nncf/bin/python` and so on. docs/int8_peers.md has the table.
+and then `--peer nncf=nncf/bin/python` and so on. docs/benchmarks.md has the table.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _compare(network: Prepared, results: dict[str, dict[str, Any]], rounds: int)
         given = found[tool]
         results[tool] |= {
             "sqnr_db": None if math.isinf(given.sqnr_db) else given.sqnr_db,
-            "agreement": given.agreement,
+            "agrees": given.agrees,
             "correct": given.correct,
             "times_s": times[tool],
             "file_bytes": (network.directory / "made" / f"{tool}.onnx").stat().st_size,
@@ -124,7 +124,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=25, help="of latency (default: %(default)s)")
     parser.add_argument("--reuse", action="store_true", help="measure peers' files of an earlier run where they exist")
     arguments = parser.parse_args()
-    interpreters = dict(pair.split("=", 1) for pair in arguments.peer)
+    interpreters = dict(pair.partition("=")[::2] for pair in arguments.peer)
+    for given, known in ((interpreters, set(ENVIRONMENTS.values())), (arguments.names, set(NETWORKS))):
+        if unknown := set(given) - known:
+            parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
+    if missing := [python for python in interpreters.values() if not Path(python).is_file()]:
+        parser.error(f"no interpreter at {', '.join(missing)}; write --peer NAME=PYTHON")
     work: Path = arguments.work.resolve()
     out: Path = arguments.out or work / "out"
     out.mkdir(parents=True, exist_ok=True)
