@@ -13,7 +13,7 @@ from PIL import Image
 import edgebench
 from edgebench.cli.main import main
 from edgebench.errors import DataError, UsageError
-from edgebench.pipeline import CALIBRATION_METHODS
+from edgebench.quantize.settings import RANGE_METHODS
 from edgebench.quantize.statistics import Statistics
 from edgebench.types import Artifact
 
@@ -27,7 +27,7 @@ def _int8(result: edgebench.Exported) -> Artifact:
 
 def test_each_method_makes_another_file_of_the_same_statistics(tiny_net: str, photos: str) -> None:
     made = {}
-    for method in CALIBRATION_METHODS:
+    for method in RANGE_METHODS:
         result = edgebench.export(
             tiny_net, "tiny.eb", calib=photos, preprocess="cifar10", formats=FORMATS, method=method
         )
@@ -43,7 +43,7 @@ def test_each_method_makes_another_file_of_the_same_statistics(tiny_net: str, ph
             # What was made without a range stays as it was.
             assert result.reused == {"onnx"}
         assert kept.read_bytes() == first
-    assert len({artifact.sha256 for artifact in made.values()}) == len(CALIBRATION_METHODS)
+    assert len({artifact.sha256 for artifact in made.values()}) == len(RANGE_METHODS)
 
 
 def test_other_images_are_run_anew(tiny_net: str, photos: str) -> None:
@@ -91,7 +91,7 @@ def test_random_numbers_calibrate_when_asked_for_and_every_table_says_so(
     }
 
 
-@pytest.mark.parametrize("method", [method for method in CALIBRATION_METHODS if method != "minmax"])
+@pytest.mark.parametrize("method", [method for method in RANGE_METHODS if method != "minmax"])
 def test_too_few_images_for_a_method_are_refused(method: str, tiny_net: str, photos: str) -> None:
     with pytest.raises(UsageError, match=rf"15 calibration images are too few for `{method}`, which needs 16"):
         edgebench.export(tiny_net, "tiny.eb", calib=photos, preprocess="cifar10", samples=15, method=method)
