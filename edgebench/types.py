@@ -12,6 +12,7 @@ from typing import Any, Literal
 from edgebench.agent.roofline import Roofline
 from edgebench.agent.state import State
 from edgebench.agent.wire import InstructionCount, Interpolation, Measurement, Preprocess, TensorSpec, Window
+from edgebench.disagreement import Disagreement
 from edgebench.trade_off import TradeOff
 
 __all__ = [
@@ -258,27 +259,6 @@ class Size:
 
     bytes: int
     compressed_bytes: int
-
-
-@dataclass(frozen=True)
-class WorstInput:
-    """An image by its number in the data set, by how much its scores differ, and its class here and on the device."""
-
-    index: int
-    max_abs_error: float
-    here: int
-    there: int
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """How a device's answers differ from this machine's, for the same artifact and inputs: on how many images the class
-    differs (or a score is no number), by how much a score does at most, and the images that differ most, those of
-    another class first."""
-
-    classes: int
-    max_abs_error: float
-    worst: tuple[WorstInput, ...]
 
 
 @dataclass(frozen=True)

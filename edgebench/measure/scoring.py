@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebench.agent.wire import WIRE_VERSION, Job, Measurement
+from edgebench.disagreement import Disagreement, WorstInput
 from edgebench.errors import DataError
 from edgebench.evaluation.datasets import Dataset, batches, choose, content_sha256, open_dataset, pixels
 from edgebench.evaluation.metrics import accuracy
@@ -19,7 +20,7 @@ from edgebench.evaluation.preprocess import resolve_preprocess
 from edgebench.measure.jobs import JobRunner, read_output, write_feeds, write_frames
 from edgebench.measure.subjects import Subject
 from edgebench.progress import Progress
-from edgebench.types import Accuracy, Disagreement, Preprocess, TensorSpec, WorstInput
+from edgebench.types import Accuracy, Preprocess, TensorSpec
 
 __all__ = ["EvaluationData", "score_cells", "scores_here"]
 
