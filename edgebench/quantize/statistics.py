@@ -1,9 +1,9 @@
 """What the activations of a network take on over the calibration inputs, gathered while these stream by.
 
 Of every tensor that is looked at two things are kept, whatever the number of inputs: its extremes, which are exact and
-computed inside the graph, and a histogram of a sample of its values (at most about 8,000 of each input, of all its
-channels), which is updated in place. The methods that choose a range (`ranges.py`) work on
-these, so that the inputs are run once for all methods.
+computed inside the graph, and a histogram of a sample of its values (about 8,000 of each input, of all its channels),
+which is updated in place. The methods that choose a range (`ranges.py`) work on these, so that the inputs are run once
+for all of them.
 """
 
 from __future__ import annotations

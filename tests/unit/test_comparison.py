@@ -258,3 +258,9 @@ def test_a_process_without_memory_of_its_own_is_told_and_no_error() -> None:
     before = run(_timed("onnx", *SAME), identifier="a")
     after = run(cell("onnx", measurements=flat, artifact=ArtifactRef("onnx", "onnx", "fp32", "x")), identifier="b")
     assert "too small" in (compare_runs(before, after).pairs[0].changes["memory"].reason or "")
+
+
+def test_a_side_that_was_calibrated_on_random_numbers_is_named() -> None:
+    made_up = ArtifactRef("onnx-int8", "onnx-int8", "int8", "ff", "random")
+    comparison = _sides(_timed("A/onnx", *SAME), _timed("B/onnx", *SAME, artifact=made_up))
+    assert "onnx-int8: calibrated on RANDOM numbers" in markdown(comparison, [], 0.01)

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from edgebench.errors import UsageError
 from edgebench.report.run_table import render, render_list
 from edgebench.report.units import MISSING, megabytes, milliseconds, percent, with_interval
+from edgebench.types import ArtifactRef
 from tests.unit.runs import cell, run
 
 
@@ -106,6 +107,14 @@ def test_a_doubt_is_given_with_its_evidence_and_remedy() -> None:
     assert "drifting" in text
     assert "processes became 40% slower from the first to the last" in text
     assert "Next: more of them" in text
+
+
+def test_int8_that_was_calibrated_on_random_numbers_is_named() -> None:
+    made_up = ArtifactRef("onnx-int8", "onnx-int8", "int8", "ff", "random")
+    real = ArtifactRef("tflite-int8", "tflite-int8", "int8", "ff", "imagefolder:photos")
+    cells = [cell(ref.name, (1_000_000,), artifact=ref) for ref in (made_up, real)]
+    lines = [line.strip() for line in _text(render(run(*cells))).splitlines()]
+    assert [line.partition(":")[0] for line in lines if "RANDOM" in line] == ["onnx-int8"]
 
 
 def test_the_list_shows_paths_with_brackets_and_runs_that_cannot_be_read() -> None:
