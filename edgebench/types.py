@@ -30,7 +30,6 @@ __all__ = [
     "Costs",
     "Device",
     "DeviceProfile",
-    "Disagreement",
     "Interpolation",
     "LedgerEntry",
     "Measurement",
@@ -42,7 +41,6 @@ __all__ = [
     "TensorSpec",
     "Tolerance",
     "ToolBinary",
-    "WorstInput",
 ]
 
 SourceKind = Literal["state-dict", "checkpoint", "module", "torchscript", "exported-program", "onnx", "factory"]
