@@ -192,7 +192,8 @@ class Artifact:
     `seconds` and `peak_rss_bytes` are what the step cost when it was run (a reused artifact keeps them). `notes` are
     sentences for people: which exporter, what a simplifier gained. `costs` are of an inference of the bundle's inputs;
     None where nothing could be counted, and in bundles older than that. `trade_off`: what was tried for a budget.
-    `statistics` names the bundle's file with those of the parent's activations, by which int8's ranges were chosen.
+    `statistics` names the bundle's file with those of the parent's activations, by which int8's ranges were chosen;
+    `calibrated`: it has ranges that come from calibration inputs.
     """
 
     name: str
@@ -215,6 +216,7 @@ class Artifact:
     costs: Costs | None = None
     trade_off: TradeOff | None = None
     statistics: str | None = None
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,7 @@ class _Chain:
             wanted = replace(
                 blank,
                 status="ok",
+                calibrated=step.calibrated,
                 parent=None if parent.format == request.source_format else parent.format,
                 options=step.options(request.settings),
                 tool_versions=step.versions(),

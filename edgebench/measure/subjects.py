@@ -141,7 +141,7 @@ def _of_bundle(directory: Path, *, several: bool, include_failed: bool) -> list[
             reason = f"{artifact.file} is not the file that was exported (other sha256); export it again"
             broken = True
         name = f"{bundle.name}/{artifact.name}" if several else artifact.name
-        calibration = bundle.calibration if "method" in artifact.options else None
+        calibration = bundle.calibration if artifact.calibrated else None
         ref = ArtifactRef(
             name,
             artifact.format,

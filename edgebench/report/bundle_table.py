@@ -76,7 +76,7 @@ def _facts(bundle: Bundle) -> Text:
     if calibration is None:
         lines.append(f"parity over {over} RANDOM inputs: pass --calib to prove it on real images" if counts else "")
     elif calibration.data == RANDOM:
-        int8 = ", ".join(artifact.name for artifact in bundle.artifacts if "method" in artifact.options) or "nothing"
+        int8 = ", ".join(artifact.name for artifact in bundle.artifacts if artifact.calibrated) or "nothing"
         lines.append(
             f"calibration: {calibration.samples} RANDOM inputs, {calibration.method}; parity over {over} of them. "
             f"{int8}: {MEANINGLESS}"

@@ -39,7 +39,10 @@ def test_each_method_makes_another_file_of_the_same_statistics(tiny_net: str, ph
             first = kept.read_bytes()
             assert Statistics.load(kept).inputs == 24
         else:
-            assert made[method].notes[1].endswith("no calibration input was run")
+            assert (
+                f"ranges by {method}, from the statistics in {kept.name}, which were not collected again"
+                in made[method].notes
+            )
             # What was made without a range stays as it was.
             assert result.reused == {"onnx"}
         assert kept.read_bytes() == first
@@ -55,7 +58,7 @@ def test_other_images_are_run_anew(tiny_net: str, photos: str) -> None:
         )
 
     export(24)
-    assert "over 20 inputs" in export(20).notes[1]
+    assert any("over 20 inputs" in note for note in export(20).notes)
 
 
 def test_a_bundle_without_int8_keeps_no_statistics(tiny_net: str, photos: str) -> None:
@@ -100,7 +103,7 @@ def test_too_few_images_for_a_method_are_refused(method: str, tiny_net: str, pho
 
 def test_minmax_takes_a_single_image(tiny_net: str, photos: str) -> None:
     result = edgebench.export(tiny_net, "tiny.eb", calib=photos, preprocess="cifar10", samples=1, formats=FORMATS)
-    assert "over 1 inputs" in _int8(result).notes[1]
+    assert any("over 1 inputs" in note for note in _int8(result).notes)
 
 
 def _black() -> str:
