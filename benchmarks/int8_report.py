@@ -24,6 +24,8 @@ Result = Mapping[str, Any]
 # The latency of ours may be so much above the fastest peer's.
 _ALLOWED_LATENCY = 1.02
 _SIGNIFICANT = 0.05
+# In percent; below it a network is broken.
+_LEAST_AGREEMENT = 50.0
 
 
 def markdown(name: str, results: Mapping[str, Result], baseline: str, ours: str) -> str:
@@ -104,7 +106,11 @@ def _matches(measured: Mapping[str, Result], baseline: str, ours: str) -> list[_
     found = []
     for column in _columns(measured[baseline]):
         sign = -1 if column.least else 1
-        figures = {tool: figure for tool, result in peers.items() if (figure := column.value(result)) is not None}
+        figures = {
+            tool: figure
+            for tool, result in peers.items()
+            if (figure := column.value(result)) is not None and not (column.least and _broken(result))
+        }
         mine = column.value(own)
         if mine is None or not figures:
             continue
@@ -153,6 +159,12 @@ def summary(runs: Mapping[str, Mapping[str, Result]], baseline: str, ours: str) 
         lines.append(f"| {name} | {' | '.join(row)} |")
     labels = "top-1 % | agreement % | SQNR dB | × latency | s | peak MB"
     return "\n".join([f"| ours / best peer | {labels} |", "| --- |" + " --- |" * 6, *lines])
+
+
+def _broken(result: Result) -> bool:
+    """A fast wrong model is no result, and nothing to be measured against."""
+    share = _percent(result)
+    return share is not None and share < _LEAST_AGREEMENT
 
 
 def _top1(result: Result) -> float | None:

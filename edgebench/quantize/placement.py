@@ -1,7 +1,8 @@
 """Which nodes compute in int8, and which tensors therefore get a scale.
 
 Products (convolutions and matrix products) are what int8 is for. A light node (an addition, a pool) is worth it only
-between others that are int8: alone it costs a pair of conversions. What moves values without changing them passes them
+between others that are int8: alone it costs a pair of conversions. In a network with attention only products with weights are int8,
+and end in float: whatever else is, is no faster and loses more (benchmarks/vit_int8.py). What moves values without changing them passes them
 on at the scale that they have. An activation that cuts off what the range of its result cuts off too needs no node.
 
 A node that is kept in float reads values that were never quantized, so what computes these gives up int8 as well:
@@ -92,7 +93,7 @@ class _Finder:
         self._int8 = {
             key_of(node): node
             for node in graph.nodes
-            if (node.op_type in MATRIX_PRODUCTS and _is_product(graph, node))
+            if (node.op_type in MATRIX_PRODUCTS and _is_product(graph, node, weighted=self._transformer))
             or (node.op_type in light and _is_light(graph, node))
         }
         for node in graph.nodes:
@@ -157,7 +158,12 @@ class _Finder:
 
     def _moves_int8(self, node: Any) -> bool:
         # Constants are moved at no time, and indices are no values.
-        return node.input[0] in self._graph.shapes and self._comes_from_int8(node.input[0])
+        if node.input[0] not in self._graph.shapes or not self._comes_from_int8(node.input[0]):
+            return False
+        source = _source(self._graph, node.input[0])
+        if source is None or source.op_type not in _FLOAT_RESULTS:
+            return True
+        return any(self._is_int8(reader) for name in node.output for reader in self._readers(name))
 
     def _is_absorbed(self, node: Any) -> bool:
         graph = self._graph
@@ -190,12 +196,13 @@ def _source(graph: Graph, tensor: str) -> Any | None:
     return node
 
 
-def _is_product(graph: Graph, node: Any) -> bool:
+def _is_product(graph: Graph, node: Any, *, weighted: bool) -> bool:
+    """Whether it is a product that int8 computes; `weighted`: only one with constant weights."""
     data, weights, *bias = node.input
     if data not in graph.shapes or (bias and bias[0] and not graph.is_float(bias[0])):
         return False
     if node.op_type == "MatMul":
-        return graph.is_float(weights) or weights in graph.shapes
+        return graph.is_float(weights) or (weights in graph.shapes and not weighted)
     if node.op_type == "Gemm" and (
         attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1 or attribute(node, "transA", 0)
     ):

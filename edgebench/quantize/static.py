@@ -90,7 +90,7 @@ class Quantizer:
         granularity = "channel" if settings.per_channel else "tensor"
         bits = "" if settings.weight_bits == 8 else f" of {settings.weight_bits} bits"
         scheme = f"{settings.activations} activations, {settings.weights} weights{bits} per {granularity}"
-        scope = "convolutions and matrix products only (it has attention)"
+        scope = "products with weights only (it has attention)"
         return (f"{scheme}, {scope if self.placement.transformer else 'all operators'}",)
 
     def calibrate(self, kept: Kept) -> None:
