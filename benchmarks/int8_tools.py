@@ -71,14 +71,14 @@ def edgebench(model: Path, calibration: Path, out: Path) -> None:
 
     with tempfile.TemporaryDirectory() as directory:
         made = export(
-            model, Path(directory) / "model.eb", formats=("onnx", "onnx-sim", "onnx-int8"), calib=f"npz:{calibration}",
+            model, Path(directory) / "model.eb", formats=("onnx", "onnx-int8"), calib=f"npz:{calibration}",
             samples=len(Inputs(model, calibration)), preprocess="none",
         )  # fmt: skip
         artifact = made.bundle.artifacts[-1]
         for note in artifact.notes:
             print(f"note: {note}")
         if artifact.seconds is not None and artifact.peak_rss_bytes is not None:
-            # The rest is what the other steps and their proofs take, and torch, which onnxsim imports.
+            # The rest is what the import and the proofs take.
             print(f"note: its step alone: {artifact.seconds:.1f} s, {artifact.peak_rss_bytes / 1e6:.0f} MB")
         if artifact.file is None:
             raise SystemExit(f"{artifact.status}: {artifact.reason}")

@@ -1,9 +1,10 @@
 """Which nodes compute in int8, and which tensors therefore get a scale.
 
 Products (convolutions and matrix products) are what int8 is for. A light node (an addition, a pool) is worth it only
-between others that are int8: alone it costs a pair of conversions. In a network with attention only products with weights are int8,
-and end in float: whatever else is, is no faster and loses more (benchmarks/vit_int8.py). What moves values without changing them passes them
-on at the scale that they have. An activation that cuts off what the range of its result cuts off too needs no node.
+between others that are int8: alone it costs a pair of conversions. In a network with attention only products with
+weights are int8, and end in float: anything more loses accuracy and gains no time (benchmarks/vit_int8.py). What moves
+values without changing them passes them on at the scale that they have. An activation that cuts off what the range of
+its result cuts off too needs no node.
 
 A node that is kept in float reads values that were never quantized, so what computes these gives up int8 as well:
 leaving out a node alone leaves the noise of its inputs in place, which is most often what it suffers from.
