@@ -187,7 +187,7 @@ def _method_for(method: str, samples: int, progress: Progress) -> str:
     if method == "minmax" or samples >= _FEWEST_FOR_METHOD:
         return method
     if method == "auto":
-        progress.warn(f"{samples} calibration images are few: ranges are their extremes; give 100 or so")
+        progress.warn(f"only {samples} calibration images: ranges are their extremes; give 100 or so (--samples)")
         return "minmax"
     raise UsageError(
         f"{samples} calibration images are too few for `{method}`, which needs {_FEWEST_FOR_METHOD}",

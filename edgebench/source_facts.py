@@ -19,7 +19,7 @@ from edgebench.agent.codec import DecodeError, decode, encode
 from edgebench.cache import ArtifactCache, key_of
 from edgebench.errors import DataError, EdgebenchError, SourceError, UsageError, first_line
 from edgebench.evaluation.preprocess import resolve_preprocess
-from edgebench.exporters.parity import open_runner
+from edgebench.exporters.parity import Runner, open_runner
 from edgebench.exporters.steps import tool_versions
 from edgebench.files import file_sha256
 from edgebench.model_inputs import CalibrationImages, ModelInputs
@@ -185,10 +185,7 @@ def _try(loader: SourceLoader, inputs: Sequence[TensorSpec], feeds: ModelInputs)
         feed = feeds.first(1)[0]
         # A network's own prints must not end up in our data.
         with redirect_stdout(sys.stderr):
-            if loader.identity.kind == "onnx":
-                outputs = open_runner("onnx", path=loader.identity.path)(feed)
-            else:
-                outputs = open_runner("source", module=loader.loaded.module)(feed)
+            outputs = _runner(loader)(feed)
     except EdgebenchError:
         raise
     except Exception as error:
@@ -201,3 +198,17 @@ def _try(loader: SourceLoader, inputs: Sequence[TensorSpec], feeds: ModelInputs)
     return tuple(
         TensorSpec(f"output{index}", tuple(array.shape), str(array.dtype)) for index, array in enumerate(outputs)
     )
+
+
+def _runner(loader: SourceLoader) -> Runner:
+    if loader.identity.kind != "onnx":
+        return open_runner("source", module=loader.loaded.module)
+    try:
+        return open_runner("onnx", path=loader.identity.path)
+    except Exception as error:
+        # "[ONNXRuntimeError] : 1 : FAIL : what it is"
+        reason = first_line(error).split(" : ", 3)[-1]
+        raise SourceError(
+            f"onnxruntime does not open {loader.identity.path}: {reason}",
+            hint="write it with operators of the ONNX standard: what no runtime has cannot be measured either",
+        ) from error

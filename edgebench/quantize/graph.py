@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Graph", "attribute"]
+__all__ = ["Graph", "attribute", "captured", "subgraphs"]
 
 
 class Graph:
@@ -52,13 +52,18 @@ class Graph:
 
     @cached_property
     def consumers(self) -> dict[str, list[Any]]:
-        """The nodes that read each tensor, one of them as often as it reads it."""
+        """The nodes that read each tensor, also from within a branch or a loop, one of them as often as it reads it."""
         found: dict[str, list[Any]] = {}
         for node in self.nodes:
-            for name in node.input:
+            for name in (*node.input, *captured(node)):
                 if name:
                     found.setdefault(name, []).append(node)
         return found
+
+    @cached_property
+    def captured(self) -> frozenset[str]:
+        """What branches and loops read of the graph around them, by its name."""
+        return frozenset(name for node in self.nodes for name in captured(node))
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -145,7 +150,28 @@ class Graph:
 
     def activations_of(self, node: Any) -> Iterator[str]:
         """The float activations that `node` reads."""
-        return (name for name in node.input if name in self.shapes)
+        return (name for name in (*node.input, *captured(node)) if name in self.shapes)
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The graphs of a branch or a loop."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def captured(node: Any) -> set[str]:
+    """What the subgraphs of `node` read of the graph around them; nothing for most nodes."""
+    found: set[str] = set()
+    for graph in subgraphs(node):
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        read = {value.name for value in graph.output}
+        for inner in graph.node:
+            own.update(inner.output)
+            read.update(inner.input, captured(inner))
+        found |= read - own
+    return found - {""}
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:

@@ -170,6 +170,9 @@ class _Finder:
         graph = self._graph
         if node.op_type not in _CUTS or self._symmetric or not _cuts_around_zero(graph, node):
             return False
+        # A branch reads it by its name, which would then be that of what was not cut off.
+        if key_of(node) in graph.captured:
+            return False
         source = graph.producers.get(node.input[0])
         alone = len(graph.consumers[node.input[0]]) == 1 and node.input[0] not in graph.outputs
         if source is None or not alone or not self._is_int8(source):

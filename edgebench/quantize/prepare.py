@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.errors import StepError
-from edgebench.quantize.graph import Graph
+from edgebench.quantize.graph import Graph, subgraphs
 from edgebench.quantize.rewrite import rewritten
 
 __all__ = ["prepared"]
@@ -41,12 +41,28 @@ def prepared(source: Path, directory: Path) -> tuple[Graph, tuple[str, ...]]:
     used = {node.domain for node in graph.nodes}
     for entry in [entry for entry in graph.model.opset_import if entry.domain not in used | {"", "ai.onnx"}]:
         graph.model.opset_import.remove(entry)
+    _take_in_weights(graph)
     _infer_shapes(graph.model)
     notes = rewritten(graph.model)
     if notes:
         _infer_shapes(graph.model)
     graph.save()
     return Graph(path), notes
+
+
+def _take_in_weights(graph: Graph) -> None:
+    """Load what branches and loops have outside: they are copied as they are."""
+    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+    waiting = [inner for node in graph.nodes for inner in subgraphs(node)]
+    while waiting:
+        inner = waiting.pop()
+        for tensor in inner.initializer:
+            if uses_external_data(tensor):
+                load_external_data_for_tensor(tensor, str(graph.path.parent))
+                del tensor.external_data[:]
+                tensor.ClearField("data_location")
+        waiting += [deeper for node in inner.node for deeper in subgraphs(node)]
 
 
 def _infer_shapes(model: Any) -> None:
@@ -59,10 +75,6 @@ def _infer_shapes(model: Any) -> None:
 
 def _refuse(model: Any) -> None:
     kinds = {node.op_type for node in model.graph.node}
-    if control := sorted(kinds & {"If", "Loop", "Scan"}):
-        raise StepError(
-            f"it decides by its inputs what it computes ({', '.join(control)}), which static int8 cannot follow"
-        )
     if kinds & {"QuantizeLinear", "DequantizeLinear"} or any(
         kind.startswith(("QLinear", "DynamicQuantize")) or kind in ("ConvInteger", "MatMulInteger") for kind in kinds
     ):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebench.quantize.graph import Graph, attribute
+from edgebench.quantize.graph import Graph, attribute, captured
 from edgebench.quantize.placement import MATRIX_PRODUCTS, Placement, key_of
 from edgebench.quantize.scales import Scale, activation_scale, bias_integers, least_weight_scale, weight_integers
 
@@ -92,7 +92,7 @@ class _Writer:
         model.CopyFrom(self.graph.model)
         del model.graph.node[:], model.graph.value_info[:], model.graph.initializer[:]
         model.graph.node.extend(self.nodes)
-        read = {name for node in self.nodes for name in node.input}
+        read = {name for node in self.nodes for name in (*node.input, *captured(node))}
         for tensor in self.graph.proto.initializer:
             if tensor.name in read:
                 values = np.array(self.graph.weight(tensor.name))

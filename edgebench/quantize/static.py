@@ -129,7 +129,9 @@ class Quantizer:
         )
         corrected = self.settings.correct_bias if correct_bias is None else correct_bias
         model = quantized_model(self.graph, places, found, scheme, self._means if corrected else None)
-        without_scalings(model)
+        # What a branch reads is not seen there.
+        if not self.graph.captured:
+            without_scalings(model)
         if model.ByteSize() > _LARGEST_FILE_BYTES:
             raise StepError("its int8 form is larger than 2 GB, which one file cannot hold")
         onnx.save(model, out)

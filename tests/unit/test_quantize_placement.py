@@ -270,19 +270,40 @@ def test_the_biases_are_corrected_for_what_rounding_adds_to_the_mean(tmp_path: P
     assert means[True] < means[False]
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [("If", "it decides by its inputs what it computes"), ("QuantizeLinear", "it is quantized already")],
-)
-def test_what_cannot_be_quantized_is_refused_in_words(tmp_path: Path, kind: str, words: str) -> None:
+def test_what_is_quantized_already_is_refused_in_words(tmp_path: Path) -> None:
     net = Net()
     net.conv("conv", "input")
     path = net.save(tmp_path / "net.onnx", "conv")
     model = onnx.load(path)
-    model.graph.node.append(helper.make_node(kind, ["conv"], ["other"]))
+    model.graph.node.append(helper.make_node("QuantizeLinear", ["conv"], ["other"]))
     onnx.save(model, path)
-    with pytest.raises(StepError, match=words):
+    with pytest.raises(StepError, match="it is quantized already"):
         prepared(path, tmp_path)
+
+
+def test_what_a_branch_reads_from_outside_is_what_it_was(tmp_path: Path) -> None:
+    """The branch takes a rectified tensor by its name, and weights of its own."""
+    net = Net()
+    net.add("Relu", "relu", [net.conv("conv1", "input")])
+    net.conv("conv2", "relu")
+    own = numpy_helper.from_array(np.full((1, 8, 6, 6), 2, np.float32), "own")
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(kind, ["relu", "own"], [f"{name}_out"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, SHAPE)],
+            [own],
+        )
+        for name, kind in (("then", "Add"), ("else", "Mul"))
+    }
+    condition = net.constant("zero", np.array(0, np.float32))
+    net.add("ReduceSum", "total", ["conv2"], keepdims=0)
+    net.add("If", "out", [net.add("Greater", "positive", ["total", condition])], **branches)
+    source = net.save(tmp_path / "net.onnx", "out")
+    path, quantizer = quantized(source, tmp_path)
+    assert "relu" not in quantizer.placement.absorbed
+    assert sqnr_db(source, path) > 25
 
 
 def test_a_network_without_products_has_nothing_for_int8(tmp_path: Path) -> None:
