@@ -1,10 +1,10 @@
 """The kind of int8 that a target's runtime is fast and right at, as measured and not by the library's default.
 
-onnxruntime 1.31 on x86-64 with VNNI, one thread, speed-up over fp32: its own default, signed activations and weights
-(S8S8), ran resnet18 at 0.97, efficientnet_b0 at 0.32; unsigned activations with signed weights per channel (U8S8) ran
-them at 2.59 and 1.09, because only then do all convolutions become QLinearConv. x86 without VNNI adds pairs of such
-products in 16 bits, which saturate: 7 bits of each weight leave room (onnxruntime's quantization guide,
-"reduce_range"). On ARM its kernels want S8S8 (the same guide, "S8S8 is the first choice on ARM").
+onnxruntime 1.31 on x86-64 with VNNI, one thread, speed-up over fp32 (benchmarks/onnx_settings.py): its own default,
+signed activations and weights (S8S8), ran resnet18 at 0.97, efficientnet_b0 at 0.32; unsigned activations with signed
+weights per channel (U8S8) ran them at 2.59 and 1.09, because only then do all convolutions become QLinearConv. x86
+without VNNI adds pairs of such products in 16 bits, which saturate: 7 bits of each weight leave room
+(benchmarks/int8_avx2.py). On ARM its kernels want S8S8 (its quantization guide, "S8S8 is the first choice on ARM").
 """
 
 from __future__ import annotations
