@@ -25,6 +25,8 @@ __all__ = ["MATRIX_PRODUCTS", "Placement", "find_places", "key_of", "with_light_
 MATRIX_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 # Those with an int8 kernel in onnxruntime 1.31's CPU provider.
 _LIGHT = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"})
+# They make of much a little, which is then cheap to have in float.
+_POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 _MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Slice", "Split",
                     "DepthToSpace", "SpaceToDepth", "Identity"})  # fmt: skip
 _CUTS = frozenset({"Relu", "Clip"})
@@ -154,8 +156,23 @@ class _Finder:
         if node.op_type in MATRIX_PRODUCTS:
             return False
         before = [self._comes_from_int8(name) for name in self._graph.activations_of(node)]
-        after = any(self._is_int8(reader) for name in node.output for reader in self._readers(name))
-        return not (all(before) or (any(before) and after))
+        if node.op_type in _POOLS and all(before):
+            return False
+        return not any(before) or not self._leads_to_product(node)
+
+    def _leads_to_product(self, node: Any) -> bool:
+        """Whether a product reads in int8 what comes of it. At the end of a network, where boxes are put together, 8
+        bits are too few and little is computed."""
+        waiting, seen = [node], set()
+        while waiting:
+            for reader in (reader for name in waiting.pop().output for reader in self._readers(name)):
+                if not self._is_int8(reader) or key_of(reader) in seen:
+                    continue
+                if reader.op_type in MATRIX_PRODUCTS:
+                    return True
+                seen.add(key_of(reader))
+                waiting.append(reader)
+        return False
 
     def _moves_int8(self, node: Any) -> bool:
         # Constants are moved at no time, and indices are no values.

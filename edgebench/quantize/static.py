@@ -2,8 +2,9 @@
 
     prepare ──> survey channels ──> equalise ──> collect statistics ──> for each method: ranges, write, compare
 
-Which ranges are best depends on the network, so with the method "auto" each is tried on some of the calibration images
-and the one with the highest SQNR of the outputs is taken. That costs a few inferences and no second calibration.
+Which ranges are best depends on the network, so with the method "auto" each is tried on the calibration images and the
+one with the highest SQNR of the outputs is taken, if it is clearly better than the extremes. That costs a few inferences
+and no second calibration.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ __all__ = ["Quantizer", "answers", "output_sqnr_db"]
 
 Feeds = Callable[[], Iterable[Mapping[str, Any]]]
 
-# What a channel does is seen in a few images, and which method is better as well.
+# What a channel does is seen in a few images.
 _SURVEYED_FEEDS = 32
-_COMPARED_FEEDS = 32
+_COMPARED_FEEDS = 96
+# What a method cuts off in these images is what they taught it; others have more of it. On 128 images of CIFAR-10 the
+# 99.99th percentile looked 1.0 dB better than the extremes for a trained resnet20, and was 1.5 dB worse on the others.
+_CLIPPING_GAIN_DB = 1.0
 _LARGEST_FILE_BYTES = 2**31 - 2**20
 
 
@@ -170,7 +174,10 @@ class Quantizer:
         for method in METHODS[1:]:
             self.write(path, method=method)
             tried.append(Choice(method, output_sqnr_db(expected, ask(path))))
+        whole = next(choice for choice in tried if choice.method == "minmax")
         best = max(tried, key=lambda choice: choice.sqnr_db)
+        if best.sqnr_db < whole.sqnr_db + _CLIPPING_GAIN_DB:
+            best = whole
         self._method = best.method
         told = ", ".join(f"{choice.method} {choice.sqnr_db:.1f}" for choice in tried)
         self.notes.append(f"SQNR in dB over {len(expected)} calibration images: {told}")
