@@ -3,8 +3,8 @@
     prepare ──> survey channels ──> equalise ──> collect statistics ──> for each method: ranges, write, compare
 
 Which ranges are best depends on the network, so with the method "auto" each is tried on the calibration images and the
-one with the highest SQNR of the outputs is taken, if it is clearly better than the extremes. That costs a few inferences
-and no second calibration.
+one with the highest SQNR of the outputs is taken, if it is clearly better than the extremes. That costs a few
+inferences and no second calibration.
 """
 
 from __future__ import annotations
