@@ -22,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--activations", choices=("uint8", "int8", "uint16", "int16"), help="(default: the target's)")
     group.add_argument("--weights", choices=("int8", "uint8"), help="(default: the target's)")
     group.add_argument("--per-tensor", action="store_true", help="one scale for all weights of a layer (default: no)")
+    group.add_argument("--symmetric", action="store_true", help="activations without a zero point (default: no)")
     group.add_argument(
         "--reduce-range", choices=_SWITCH, help="7 bits of each weight, for x86 without VNNI (default: the target's)"
     )
@@ -68,6 +69,8 @@ def read_options(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.per_tensor:
         int8["per_channel"] = False
+    if args.symmetric:
+        int8["symmetric"] = True
     if args.reduce_range is not None:
         int8["weight_bits"] = 7 if args.reduce_range == "on" else 8
     for name, option in (("equalize", args.equalize), ("correct_bias", args.bias_correction)):

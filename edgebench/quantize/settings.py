@@ -35,7 +35,7 @@ class Settings:
     method: of `METHODS`, how a range follows from what was seen; "auto" tries them and takes the most faithful.
     percentile: of the values that the method of that name keeps.
     form: "QDQ", or "QOperator" for onnxruntime's integer operators.
-    activations, weights, weight_bits, per_channel: as `qdq.Scheme` has them.
+    activations, weights, weight_bits, per_channel, symmetric: as `qdq.Scheme` has them.
     equalize, correct_bias: see `equalize` and `qdq`; equalisation needs scales per channel.
     floats: nodes (names, or what they compute) and kinds of operators that stay float; `wide`: those with 16-bit
         activations.
@@ -48,6 +48,7 @@ class Settings:
     weights: str = "int8"
     weight_bits: int = 8
     per_channel: bool = True
+    symmetric: bool = False
     equalize: bool = True
     correct_bias: bool = True
     floats: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from edgebench.quantize.prepare import prepared
 from edgebench.quantize.qdq import Scheme, quantized_model
 from edgebench.quantize.ranges import ranges
 from edgebench.quantize.rewrite import without_scalings
-from edgebench.quantize.settings import METHODS, Settings
+from edgebench.quantize.settings import RANGE_METHODS, Settings
 from edgebench.quantize.statistics import Kept, Statistics, collect
 from edgebench.quantize.survey import survey
 
@@ -42,14 +42,6 @@ _COMPARED_FEEDS = 96
 # 99.99th percentile looked 1.0 dB better than the extremes for a trained resnet20, and was 1.5 dB worse on the others.
 _CLIPPING_GAIN_DB = 1.0
 _LARGEST_FILE_BYTES = 2**31 - 2**20
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A method that was tried: the SQNR of the outputs, the least of them (infinite where they are equal)."""
-
-    method: str
-    sqnr_db: float
 
 
 class Quantizer:
@@ -68,7 +60,7 @@ class Quantizer:
         self.graph, rewrites = prepared(source, scratch)
         self.notes = list(rewrites)
         self._kept = frozenset(settings.floats)
-        self.placement = find_places(self.graph, kept=self._kept)
+        self.placement = find_places(self.graph, kept=self._kept, symmetric=settings.symmetric)
         if not self.placement.int8:
             raise StepError("it has no convolution and no matrix product that can be int8")
         self._means = self._equalized()
@@ -84,6 +76,7 @@ class Quantizer:
             weights=settings.weights,
             per_channel=settings.per_channel,
             weight_bits=settings.weight_bits,
+            symmetric=settings.symmetric,
             wide=frozenset(settings.wide),
         )
 
@@ -93,7 +86,8 @@ class Quantizer:
         settings = self.settings
         granularity = "channel" if settings.per_channel else "tensor"
         bits = "" if settings.weight_bits == 8 else f" of {settings.weight_bits} bits"
-        scheme = f"{settings.activations} activations, {settings.weights} weights{bits} per {granularity}"
+        symmetric = "symmetric " if settings.symmetric else ""
+        scheme = f"{symmetric}{settings.activations} activations, {settings.weights} weights{bits} per {granularity}"
         scope = "products with weights only (it has attention)"
         return (f"{scheme}, {scope if self.placement.transformer else 'all operators'}",)
 
@@ -123,7 +117,7 @@ class Quantizer:
         import onnx
 
         assert self.statistics is not None, "calibrate first"
-        places = placement or find_places(self.graph, kept=self._kept | kept)
+        places = placement or find_places(self.graph, kept=self._kept | kept, symmetric=self.settings.symmetric)
         scheme = replace(self.scheme, wide=with_light_sources(self.graph, self.scheme.wide | wide))
         found = ranges(
             self.statistics,
@@ -170,23 +164,20 @@ class Quantizer:
 
         expected = ask(self.source)
         path = self.scratch / "candidate.onnx"
-        tried = []
-        for method in METHODS[1:]:
+        tried = {}
+        for method in RANGE_METHODS:
             self.write(path, method=method)
-            tried.append(Choice(method, output_sqnr_db(expected, ask(path))))
-        whole = next(choice for choice in tried if choice.method == "minmax")
-        best = max(tried, key=lambda choice: choice.sqnr_db)
-        if best.sqnr_db < whole.sqnr_db + _CLIPPING_GAIN_DB:
-            best = whole
-        self._method = best.method
-        told = ", ".join(f"{choice.method} {choice.sqnr_db:.1f}" for choice in tried)
+            tried[method] = output_sqnr_db(expected, ask(path))
+        best = max(tried, key=lambda method: tried[method])
+        self._method = best if tried[best] >= tried["minmax"] + _CLIPPING_GAIN_DB else "minmax"
+        told = ", ".join(f"{method} {sqnr_db:.1f}" for method, sqnr_db in tried.items())
         self.notes.append(f"SQNR in dB over {len(expected)} calibration images: {told}")
         if self.settings.correct_bias:
             self.write(path, correct_bias=False)
-            without = output_sqnr_db(expected, ask(path))
-            if without > best.sqnr_db:
+            without, with_it = output_sqnr_db(expected, ask(path)), tried[self._method]
+            if without > with_it:
                 self.settings = replace(self.settings, correct_bias=False)
-                self.notes.append(f"biases are not corrected: {without:.1f} dB without, {best.sqnr_db:.1f} dB with it")
+                self.notes.append(f"biases are not corrected: {without:.1f} dB without, {with_it:.1f} dB with it")
 
 
 def output_sqnr_db(expected: Sequence[Sequence[NDArray[Any]]], found: Sequence[Sequence[NDArray[Any]]]) -> float:

@@ -62,7 +62,18 @@ def test_without_options_nothing_is_set() -> None:
 
 def test_every_setting_has_an_option() -> None:
     read = _read(
-        *("--activations", "int8", "--weights", "uint8", "--per-tensor", "--reduce-range", "on", "--form", "QOperator"),
+        *(
+            "--activations",
+            "int8",
+            "--weights",
+            "uint8",
+            "--per-tensor",
+            "--symmetric",
+            "--reduce-range",
+            "on",
+            "--form",
+            "QOperator",
+        ),
         *("--equalize", "off", "--bias-correction", "off", "--float", "Sigmoid,conv1", "--int16", "conv2"),
     )
     settings = Settings(method="mse", percentile=99.9, **read["int8"])

@@ -203,6 +203,7 @@ def test_a_clip_that_leaves_zero_out_stays(tmp_path: Path) -> None:
     "settings",
     [
         {"activations": "int8"},
+        {"activations": "int8", "symmetric": True},
         {"weights": "uint8"},
         {"weight_bits": 7},
         {"per_channel": False},
