@@ -12,15 +12,16 @@ leaving out a node alone leaves the noise of its inputs in place, which is most 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgebench.errors import StepError
 from edgebench.quantize.graph import Graph, attribute
 
-__all__ = ["MATRIX_PRODUCTS", "Placement", "find_places", "key_of", "with_light_sources"]
+__all__ = ["MATRIX_PRODUCTS", "Placement", "find_places", "key_of", "nodes_called", "with_light_sources"]
 
 MATRIX_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 # Those with an int8 kernel in onnxruntime 1.31's CPU provider.
@@ -65,8 +66,24 @@ class Placement:
         return frozenset(self.quantized)
 
 
+def nodes_called(graph: Graph, names: Iterable[str]) -> frozenset[str]:
+    """The keys of the nodes of those names: a node's own, its result's, or that of a kind of operators.
+
+    Raises:
+        StepError: there is none of a name.
+    """
+    found = set()
+    for name in names:
+        keys = {key_of(node) for node in graph.nodes if name in (key_of(node), node.name, node.op_type)}
+        if not keys:
+            kinds = sorted({node.op_type for node in graph.nodes})
+            raise StepError(f"no node and no kind of operators is called `{name}`; there are: {', '.join(kinds)}")
+        found |= keys
+    return frozenset(found)
+
+
 def find_places(graph: Graph, *, kept: frozenset[str] = frozenset(), symmetric: bool = False) -> Placement:
-    """The placement where the nodes `kept` (by `key_of`, or all of an operator by its kind, or by name) are float.
+    """The placement where the nodes `kept` (by `key_of`) are float.
 
     symmetric: activations have no zero point, so that a range cannot cut off what a Relu cuts off.
     """
@@ -100,7 +117,7 @@ class _Finder:
             or (node.op_type in light and _is_light(graph, node))
         }
         for node in graph.nodes:
-            if kept & {key_of(node), node.name, node.op_type}:
+            if key_of(node) in kept:
                 self._keep(node)
 
     def placement(self) -> Placement:

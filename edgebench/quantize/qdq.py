@@ -20,8 +20,10 @@ from edgebench.quantize.scales import Scale, activation_scale, bias_integers, le
 
 __all__ = ["Scheme", "quantized_model", "weight_axis"]
 
-# 16-bit integers are in the standard operators from here on.
-_WIDE_OPSET = 21
+# 16-bit integers are in the standard operators from here on; of the others only GroupNormalization changed since the
+# set before.
+_WIDE_OPSET, _WIDE_IR_VERSION = 21, 10
+_WIDE = ("uint16", "int16")
 _CONTRIBUTED = "com.microsoft"
 
 
@@ -100,7 +102,21 @@ class _Writer:
         model.graph.initializer.extend(self.initializers.values())
         if any(node.domain == _CONTRIBUTED for node in self.nodes):
             model.opset_import.append(onnx.helper.make_opsetid(_CONTRIBUTED, 1))
+        if any(dtype in _WIDE for _, dtype in self.pairs) and self._may_be_newer:
+            next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = _WIDE_OPSET
+            model.ir_version = max(model.ir_version, _WIDE_IR_VERSION)
         return model
+
+    @property
+    def _may_be_newer(self) -> bool:
+        """Whether the graph means the same in the operator set that has 16-bit integers."""
+        return self.graph.opset == _WIDE_OPSET - 1 and "GroupNormalization" not in {
+            node.op_type for node in self.graph.nodes
+        }
+
+    def _domain(self, dtype: str) -> str:
+        """Where the conversions to `dtype` are from."""
+        return _CONTRIBUTED if dtype in _WIDE and self.graph.opset < _WIDE_OPSET and not self._may_be_newer else ""
 
     def _write_float(self, node: Any) -> None:
         copy = _copy(node)
@@ -162,12 +178,12 @@ class _Writer:
         if (name, dtype) in self.pairs:
             return self.pairs[name, dtype]
         scale = self._scale(name, dtype)
-        wide = dtype in ("uint16", "int16")
+        wide = dtype in _WIDE
         stem = f"{name}/{dtype}" if wide else name
         ends_here = name in self.floats and not wide
         result = name if ends_here else f"{stem}/dequantized"
         constants = self._scale_constants(stem, scale)
-        domain = _CONTRIBUTED if wide and self.graph.opset < _WIDE_OPSET else ""
+        domain = self._domain(dtype)
         self._add("QuantizeLinear", [self.floats.get(name, name), *constants], f"{stem}/quantized", domain)
         self._add("DequantizeLinear", [f"{stem}/quantized", *constants], result, domain)
         self.pairs[name, dtype] = result
@@ -189,9 +205,7 @@ class _Writer:
             integers = np.clip(np.rint(values / scale.scale) + scale.zero_point, limits.min, limits.max).astype(dtype)
             stored = self._initializer(f"{name}/{dtype}", integers)
             constants = self._scale_constants(stored, scale)
-            wide = dtype in ("uint16", "int16")
-            domain = _CONTRIBUTED if wide and self.graph.opset < _WIDE_OPSET else ""
-            self._add("DequantizeLinear", [stored, *constants], f"{stored}/dequantized", domain)
+            self._add("DequantizeLinear", [stored, *constants], f"{stored}/dequantized", self._domain(dtype))
             self.pairs[name, dtype] = f"{stored}/dequantized"
         return self.pairs[name, dtype]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edgebench.agent.environment import switch_telemetry_off
 from edgebench.errors import StepError
 from edgebench.quantize.equalize import equalize
-from edgebench.quantize.placement import Placement, find_places, with_light_sources
+from edgebench.quantize.placement import Placement, find_places, nodes_called, with_light_sources
 from edgebench.quantize.prepare import prepared
 from edgebench.quantize.qdq import Scheme, quantized_model
 from edgebench.quantize.ranges import ranges
@@ -59,7 +59,8 @@ class Quantizer:
         self.settings = settings
         self.graph, rewrites = prepared(source, scratch)
         self.notes = list(rewrites)
-        self._kept = frozenset(settings.floats)
+        self._kept = nodes_called(self.graph, settings.floats)
+        self._wide = nodes_called(self.graph, settings.wide)
         self.placement = find_places(self.graph, kept=self._kept, symmetric=settings.symmetric)
         if not self.placement.int8:
             raise StepError("it has no convolution and no matrix product that can be int8")
@@ -77,7 +78,7 @@ class Quantizer:
             per_channel=settings.per_channel,
             weight_bits=settings.weight_bits,
             symmetric=settings.symmetric,
-            wide=frozenset(settings.wide),
+            wide=self._wide,
         )
 
     @property
@@ -89,7 +90,12 @@ class Quantizer:
         symmetric = "symmetric " if settings.symmetric else ""
         scheme = f"{symmetric}{settings.activations} activations, {settings.weights} weights{bits} per {granularity}"
         scope = "products with weights only (it has attention)"
-        return (f"{scheme}, {scope if self.placement.transformer else 'all operators'}",)
+        said = [f"{scheme}, {scope if self.placement.transformer else 'all operators'}"]
+        if settings.floats:
+            said.append(f"{', '.join(settings.floats)} in float, with what feeds them")
+        if settings.wide:
+            said.append(f"16-bit activations for {', '.join(settings.wide)}")
+        return tuple(said)
 
     def calibrate(self, kept: Kept) -> None:
         """Stream the calibration inputs by, unless what they give is `kept`; choose the method."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgebench.errors import StepError
-from edgebench.quantize.placement import find_places, with_light_sources
+from edgebench.quantize.placement import find_places, nodes_called, with_light_sources
 from edgebench.quantize.prepare import prepared
 from edgebench.quantize.settings import Settings
 from edgebench.quantize.static import Quantizer, answers, output_sqnr_db
@@ -129,7 +129,13 @@ def test_a_node_that_is_kept_reads_values_that_were_never_quantized(tmp_path: Pa
 @pytest.mark.parametrize("kept", ["Conv", "conv1.node", "conv1"])
 def test_nodes_are_kept_by_kind_by_name_and_by_result(tmp_path: Path, kept: str) -> None:
     graph, _ = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
-    assert "conv1" not in find_places(graph, kept=frozenset({kept})).int8
+    assert "conv1" not in find_places(graph, kept=nodes_called(graph, [kept])).int8
+
+
+def test_a_name_that_nothing_has_is_refused(tmp_path: Path) -> None:
+    graph, _ = prepared(residual_net().save(tmp_path / "net.onnx", "scores"), tmp_path)
+    with pytest.raises(StepError, match=r"called `Softmax`; there are: Add, Conv"):
+        nodes_called(graph, ["Conv", "Softmax"])
 
 
 def test_a_light_node_between_float_ones_stays_float(tmp_path: Path) -> None:
