@@ -135,13 +135,6 @@ class Graph:
         file[...] = values
         file.flush()
 
-    def add_weight(self, name: str, values: NDArray[Any]) -> None:
-        """A new constant, within the graph's file."""
-        from onnx import numpy_helper
-
-        self.proto.initializer.append(numpy_helper.from_array(values, name))
-        self._initializers[name] = self.proto.initializer[-1]
-
     def save(self) -> None:
         """Write the graph to its path."""
         import onnx

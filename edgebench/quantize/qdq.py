@@ -18,7 +18,7 @@ from edgebench.quantize.graph import Graph, attribute, captured
 from edgebench.quantize.placement import MATRIX_PRODUCTS, Placement, key_of
 from edgebench.quantize.scales import Scale, activation_scale, bias_integers, least_weight_scale, weight_integers
 
-__all__ = ["Scheme", "quantized_model", "weight_axis"]
+__all__ = ["Scheme", "quantized_model"]
 
 # 16-bit integers are in the standard operators from here on; of the others only GroupNormalization changed since the
 # set before.
@@ -56,7 +56,7 @@ def quantized_model(
     return _Writer(graph, placement, ranges, scheme, means or {}).model()
 
 
-def weight_axis(node: Any, rank: int) -> int | None:
+def _weight_axis(node: Any, rank: int) -> int | None:
     """Which axis of a product's weights counts its results' channels; None where they have no such axis."""
     if node.op_type == "Conv":
         return 0
@@ -214,7 +214,7 @@ class _Writer:
         if not self.graph.is_float(weights):
             return
         values = np.asarray(self.graph.weight(weights))
-        axis = weight_axis(node, values.ndim)
+        axis = _weight_axis(node, values.ndim)
         count = values.shape[axis] if axis is not None else 1
         added = None if node.op_type == "MatMul" else self._bias(bias[0] if bias else "", count)
         data_scale = self._scale(data, dtype).scale
