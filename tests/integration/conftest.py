@@ -61,6 +61,40 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+# Hardswish has no int8 kernel in ONNX Runtime.
+SWISH_NET = """
+import torch
+from torch import nn
+
+INPUT_SHAPE = (1, 3, 16, 16)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.act = nn.Hardswish()
+
+    def forward(self, x):
+        return x + self.act(self.conv(x))
+
+
+class SwishNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
+
+
+def net():
+    return SwishNet()
+"""
+
+
 @pytest.fixture
 def tiny_net(tmp_path: Path) -> str:
     """A factory of a small convolutional classifier: 16x16 RGB in, four classes out."""

@@ -26,39 +26,8 @@ from edgebench.cli.main import main
 from edgebench.errors import UsageError
 from edgebench.explaining.findings import find
 from edgebench.measure.explain import explain
-from tests.integration.conftest import write_photos
+from tests.integration.conftest import SWISH_NET, write_photos
 
-NET = """
-import torch
-from torch import nn
-
-INPUT_SHAPE = (1, 3, 16, 16)
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1)
-        self.act = nn.Hardswish()
-
-    def forward(self, x):
-        return x + self.act(self.conv(x))
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.blocks = nn.Sequential(Block(), Block())
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
-
-
-def net():
-    return Net()
-"""
 QUICK = edgebench.BenchSettings(processes=1, warmup=1, iterations=3, max_time_s=2.0, max_wait_s=0.0)
 FORMS = {"default": "QDQ", "qoperator": "QOperator", "dynamic": "dynamic"}
 
@@ -75,7 +44,7 @@ class _Inputs(CalibrationDataReader):  # type: ignore[misc]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle `net.eb`, and files of its simplified ONNX beside it that onnxruntime quantized."""
     directory = tmp_path_factory.mktemp("explained")
-    (directory / "net.py").write_text(NET)
+    (directory / "net.py").write_text(SWISH_NET)
     write_photos(directory / "photos")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEBENCH_HOME", str(directory / "home"))

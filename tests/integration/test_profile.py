@@ -17,40 +17,8 @@ from edgebench.cli.main import main
 from edgebench.errors import EnvironmentFailure, UsageError
 from edgebench.measure.profile import profile
 from edgebench.profiling.onnx_modules import INSERTED
-from tests.integration.conftest import write_photos
+from tests.integration.conftest import SWISH_NET, write_photos
 
-# Its int8 form has an operator without an int8 kernel in ONNX Runtime.
-SWISH_NET = """
-import torch
-from torch import nn
-
-INPUT_SHAPE = (1, 3, 16, 16)
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1)
-        self.act = nn.Hardswish()
-
-    def forward(self, x):
-        return x + self.act(self.conv(x))
-
-
-class SwishNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.blocks = nn.Sequential(Block(), Block())
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
-
-
-def net():
-    return SwishNet()
-"""
 LEAVES = {"stem", "blocks.0.conv", "blocks.1.conv", "head"}
 
 
@@ -58,7 +26,8 @@ LEAVES = {"stem", "blocks.0.conv", "blocks.1.conv", "head"}
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every form of the net; tests leave it as it is."""
     directory = tmp_path_factory.mktemp("exported")
-    (directory / "swish_net.py").write_text(SWISH_NET)
+    # ONNX Runtime has no int8 kernel for this one, and nothing to rewrite it with.
+    (directory / "swish_net.py").write_text(SWISH_NET.replace("Hardswish", "ELU"))
     write_photos(directory / "photos")
     formats = ["torchscript", "onnx", "onnx-sim", "onnx-int8"]
     with pytest.MonkeyPatch.context() as patch:
@@ -91,12 +60,12 @@ def test_an_int8_artifact_says_what_it_computes_in_float(bundle: Path, capsys: p
     both = (str(bundle / "net.sim.onnx"), str(bundle / "net.int8.onnx"))
     assert main(["profile", *both, "--threads", "1", "--runs", "3", *files]) == 0
     said = capsys.readouterr().out
-    assert "found no int8 kernel for HardSigmoid" in " ".join(said.split())
+    assert "found no int8 kernel for Elu" in " ".join(said.split())
     floating, int8 = json.loads(Path("p.json").read_text())["profiles"]
     assert floating["shares"]["int8"] == 0
-    swish = [item for item in int8["operators"] if item["kind"] == "HardSigmoid"]
-    assert [item["module"] for item in swish] == ["blocks.0.act", "blocks.1.act"]
-    assert all(item["work"] == "float" for item in swish)
+    floats = [item for item in int8["operators"] if item["kind"] == "Elu"]
+    assert [item["module"] for item in floats] == ["blocks.0.act", "blocks.1.act"]
+    assert all(item["work"] == "float" for item in floats)
     assert {item["kind"] for item in int8["operators"] if item["module"] == "stem"} >= {"QLinearConv"}
     assert {item["pid"] for item in json.loads(Path("t.json").read_text())["traceEvents"]} == {1, 2}
     # Profilers write files where they are started.
