@@ -48,8 +48,11 @@ def _export(parent: Parent, given: StepInput, out: Path) -> StepResult:
 def _told(trade_off: TradeOff) -> list[str]:
     trial = trade_off.trials[trade_off.chosen]
     what = "float" if trade_off.budget.keep == "float" else "16-bit activations"
-    kept = f"{trial.products - trial.int8_products} of {trial.products} products in {what}"
-    lines = [f"{kept}, after {len(trade_off.trials)} evaluations in {trade_off.seconds:.0f} s on {trade_off.data}"]
+    count = trial.products - trial.int8_products
+    kept = f"{count} of {trial.products} products in {what}" if count else "all products in int8"
+    tried = len(trade_off.trials)
+    evaluations = "1 evaluation" if tried == 1 else f"{tried} evaluations"
+    lines = [f"{kept}, after {evaluations} in {trade_off.seconds:.0f} s on {trade_off.data}"]
     if trade_off.stopped is not None:
         lines.append(f"the search was not finished: {trade_off.stopped}")
     return lines
