@@ -46,13 +46,14 @@ class HeldOut:
         if spec is None:
             dataset = images.dataset
             calibrating = set(images.indices)
-            rest = [index for index in choose(dataset, None) if index not in calibrating]
-            # In the data's own order classes may come one after the other.
-            chosen = choose(dataset, min(len(dataset), wanted + len(calibrating)))
-            indices = [index for index in chosen if index not in calibrating][:wanted]
-            if len(rest) < _FEWEST:
+            left = len(dataset) - len(calibrating)
+            # As many more as calibrate, which are most often among them. None are cut off after that: indices are sorted,
+            # and in data that lies by class the last classes would go.
+            chosen = choose(dataset, wanted + len(calibrating))
+            indices = [index for index in chosen if index not in calibrating]
+            if left < _FEWEST:
                 raise DataError(
-                    f"{dataset.spec} has {len(rest)} images beside the {len(calibrating)} that calibrate, too few to "
+                    f"{dataset.spec} has {left} images beside the {len(calibrating)} that calibrate, too few to "
                     f"judge by",
                     hint="name labelled images with --data, or calibrate with fewer: --samples",
                 )
