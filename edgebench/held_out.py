@@ -47,8 +47,8 @@ class HeldOut:
             dataset = images.dataset
             calibrating = set(images.indices)
             left = len(dataset) - len(calibrating)
-            # As many more as calibrate, which are most often among them. None are cut off after that: indices are sorted,
-            # and in data that lies by class the last classes would go.
+            # As many more as calibrate, which are most often among them. None are cut off after that: indices are
+            # sorted, and in data that lies by class the last classes would go.
             chosen = choose(dataset, wanted + len(calibrating))
             indices = [index for index in chosen if index not in calibrating]
             if left < _FEWEST:
